@@ -1,0 +1,231 @@
+"""The captured tables and their states: which are followed, as what, and what a change of one means.
+
+Comes in: the records of ``__jobs`` and ``__schemas`` as of the last committed position, TABLE_MAPs with another fingerprint,
+statements.  Goes out: barriers and records to publish in the place where the change stands, and wishes: tables to look at,
+jobs to run.
+
+A table is *pending* until its first read begins: its events aren't published, for the job reads what they did.  It is
+*followed* from the job's begin barrier on.  It *stands still* when it can't be followed; nothing of it is published then
+until a job asked for by name begins.  No I/O here: in-memory state is thrown away with an aborted Kafka transaction and
+read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cdc_reader.batches import Batch, Origin, barrier_batches, source_head
+from cdc_reader.errors import SourceStopped
+from cdc_reader.statements import Kind, Statement
+from schemas.events import Barrier, BarrierKind
+from schemas.jobs import JobRecord, JobRequest, TableState, TableStatus
+from schemas.patterns import TablePatterns
+from schemas.tables import TableName, TableSchema
+from schemas.topics import jobs_topic, schemas_topic, table_topic
+
+
+@dataclass(slots=True)
+class FollowedTable:
+    """One captured table; mutable, owned by the reader's one thread."""
+
+    name: TableName
+    topic: str
+    publishing: bool = False
+    fingerprint: str = ""
+    schema: TableSchema | None = None
+    state: TableState | None = None
+    noted: set[bytes] | None = None
+    """The keys published since the open window began; None where no window is open (exactness.md J2)."""
+    barriers: int = 0
+    """How many barriers were published in this run: a window in which it changes is void (J3)."""
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What the jobs are to do at the next boundary."""
+
+    looks: dict[TableName, bool] = field(default_factory=dict)
+    """Tables whose schema is to be looked at; True where rows may have changed without row events."""
+    jobs: list[JobRequest] = field(default_factory=list)
+    rescan: bool = False
+    """Whether there may be new captured tables."""
+
+
+class FollowedTables:
+    """All captured tables of a reader."""
+
+    def __init__(
+        self,
+        patterns: TablePatterns,
+        prefix: str,
+        partitions: int,
+        is_transactional: Callable[[TableName], bool],
+        *,
+        lower_case: bool,
+    ) -> None:
+        """``lower_case``: the server's lower_case_table_names isn't 0, so names in statements come in any case."""
+        self._patterns = patterns
+        self._prefix = prefix
+        self._partitions = partitions
+        self._is_transactional = is_transactional
+        self._lower_case = lower_case
+        self._tables: dict[TableName, FollowedTable] = {}
+        self.wishes = Wishes()
+
+    # ---- states ----
+
+    def load(self, states: Iterable[TableState], schemas: dict[tuple[TableName, str], TableSchema]) -> None:
+        """Takes over what was committed; tables that the patterns no longer match are left out."""
+        for state in states:
+            table = self.table(state.name)
+            if table is None:
+                continue
+            table.state = state
+            table.fingerprint = state.fingerprint
+            table.schema = schemas.get((state.name, state.fingerprint))
+            table.publishing = state.status != TableStatus.STANDS_STILL
+
+    def table(self, name: TableName) -> FollowedTable | None:
+        """The captured table of that name, pending where it is new; None where the patterns don't match it."""
+        found = self._tables.get(name)
+        if found is None and self._patterns.matches(name):
+            found = self._tables[name] = FollowedTable(name, table_topic(self._prefix, name))
+        return found
+
+    def all(self) -> list[FollowedTable]:
+        """All that were met so far."""
+        return list(self._tables.values())
+
+    def forget(self, name: TableName) -> None:
+        """A pending table that turned out not to exist."""
+        self._tables.pop(name, None)
+
+    # ---- what the stream asks ----
+
+    def find(self, name: TableName) -> FollowedTable | None:
+        """As the stream meets a TABLE_MAP; a table that is new gets a first read."""
+        table = self.table(name)
+        if table is not None and table.state is None:
+            self.wishes.rescan = True
+        return table
+
+    def transactional(self, name: TableName) -> bool:
+        """Whether the table's engine undoes its rows at a ROLLBACK."""
+        return self._is_transactional(name)
+
+    def changed(self, name: TableName, schema: TableSchema, origin: Origin) -> list[Batch]:
+        """The table has another schema from here on: a barrier for new columns, else the table stands still."""
+        table = self._tables[name]
+        if not table.publishing or table.fingerprint == schema.fingerprint:
+            return []
+        added = schema.columns_added_since(table.schema) if table.schema is not None else None
+        if not added or table.state is None:
+            return self.stand_still(
+                table,
+                f"its schema has changed at {origin.file}:{origin.pos} in another way than by new columns",
+                origin,
+            )
+        barrier = Barrier(
+            f"schema-{origin.file}-{origin.pos}-{schema.fingerprint}",
+            BarrierKind.SCHEMA,
+            schema.fingerprint,
+            table.fingerprint,
+        )
+        state = TableState(
+            name.db, name.table, table.state.status, schema.fingerprint, table.state.topic_id, since_ms=origin.now_ms
+        )
+        request = JobRequest(name.db, name.table, f"{barrier.id}-{name}", "schema change", origin.now_ms, fresh=False)
+        self.wishes.jobs.append(request)
+        table.fingerprint, table.schema = schema.fingerprint, schema
+        return [
+            self.schema_record(schema),
+            *self.barrier(table, barrier, origin),
+            self.set_state(table, state),
+            self.job_record(request),
+        ]
+
+    def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
+        """What a statement means for the captured tables that it names; raises SourceStopped for logged DML."""
+        if statement.database:
+            named = [table for table in self._tables.values() if table.name.db == statement.database]
+            return self._gone(named, f"DROP DATABASE at {origin.file}:{origin.pos}", origin)
+        names = [self._as_stored(name) for name in statement.tables]
+        named = [self._tables[name] for name in names if name in self._tables]
+        if statement.kind is Kind.DML:
+            self._refuse_statement(named, origin)
+            return []
+        if statement.kind is Kind.TRUNCATE:
+            return [batch for table in named if table.publishing for batch in self._truncated(table, origin)]
+        batches: list[Batch] = []
+        if statement.kind is Kind.GONE:
+            batches = self._gone(named, f"it was dropped, renamed or replaced at {origin.file}:{origin.pos}", origin)
+        for table in named:
+            reshaped = statement.kind is Kind.RESHAPED
+            self.wishes.looks[table.name] = self.wishes.looks.get(table.name, False) or reshaped
+        if any(name not in self._tables and self._patterns.matches(name) for name in names):
+            self.wishes.rescan = True
+        return batches
+
+    def _as_stored(self, name: TableName) -> TableName:
+        return TableName(name.db.lower(), name.table.lower()) if self._lower_case else name
+
+    def _refuse_statement(self, named: list[FollowedTable], origin: Origin) -> None:
+        for table in named:
+            if table.publishing:
+                raise SourceStopped(
+                    f"a change of {table.name} is logged as a statement at {origin.file}:{origin.pos}: some session has "
+                    "binlog_format other than ROW; SET GLOBAL binlog_format=ROW, end that session, then "
+                    f"rowflow snapshot {table.name} --start-over"
+                )
+
+    def _truncated(self, table: FollowedTable, origin: Origin) -> list[Batch]:
+        barrier = Barrier(f"truncate-{origin.file}-{origin.pos}", BarrierKind.TRUNCATE, table.fingerprint)
+        return self.barrier(table, barrier, origin)
+
+    def _gone(self, named: list[FollowedTable], why: str, origin: Origin) -> list[Batch]:
+        return [batch for table in named if table.publishing for batch in self.stand_still(table, why, origin)]
+
+    # ---- what is published for it ----
+
+    def stand_still(self, table: FollowedTable, why: str, origin: Origin) -> list[Batch]:
+        """Nothing more of the table is published; its state says why and what to do."""
+        table.publishing = False
+        table.noted = None
+        table.barriers += 1
+        state = table.state or TableState(table.name.db, table.name.table, "", table.fingerprint, "")
+        reason = f"{why}; to follow it again: rowflow snapshot {table.name}"
+        return [self.set_state(table, state.standing_still(reason, origin.now_ms))]
+
+    def barrier(
+        self, table: FollowedTable, barrier: Barrier, origin: Origin, extra: dict[str, object] | None = None
+    ) -> list[Batch]:
+        """A barrier in every partition of the table's topic (B1)."""
+        table.barriers += 1
+        head = source_head(self._prefix, table.name, barrier.fingerprint)
+        return barrier_batches(table.topic, self._partitions, head, origin, barrier, extra)
+
+    def set_state(self, table: FollowedTable, state: TableState) -> Batch:
+        """The record of the table's state, which it has from now on."""
+        table.state = state
+        return self._jobs_batch(state)
+
+    def job_record(self, record: JobRecord) -> Batch:
+        """A record for ``__jobs``."""
+        return self._jobs_batch(record)
+
+    def _jobs_batch(self, record: JobRecord) -> Batch:
+        return Batch(jobs_topic(self._prefix), [(0, record.key(), record.to_json(), None)], None, 0)
+
+    def schema_record(self, schema: TableSchema) -> Batch:
+        """A record for ``__schemas``; it goes before the first event that uses the schema."""
+        return Batch(schemas_topic(self._prefix), [(0, schema.schema_key(), schema.to_json(), None)], None, 0)
+
+
+def note_published(tables: FollowedTables, batches: Iterable[Batch]) -> None:
+    """Notes the keys of rows that are being published, in every open window (J2)."""
+    for batch in batches:
+        if batch.table is not None:
+            table = tables.table(batch.table)
+            if table is not None and table.noted is not None:
+                table.noted.update([message[1] for message in batch.messages])

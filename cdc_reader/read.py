@@ -1,0 +1,165 @@
+"""``rowflow read``: change events as lines of JSON, without Kafka.
+
+Comes in: a source, patterns, and where to begin.  Goes out: one line per event, in the binlog's order, each source
+transaction as a whole when it has ended.  Tombstones are left out: a line has no key.  It writes nothing anywhere and takes a
+random server id, so it may run beside the reader.  A connection that is lost is made again from the last whole transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from cdc_reader.batches import Batch, Origin
+from cdc_reader.config import SourceConfig
+from cdc_reader.connection import DumpConnection, random_server_id
+from cdc_reader.errors import SourceAway, SourceRefused, SourceStopped
+from cdc_reader.followed import FollowedTable
+from cdc_reader.gtids import GtidSet
+from cdc_reader.packets import PacketSplitter
+from cdc_reader.plans import compile_plan
+from cdc_reader.positions import Position, parse_place
+from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, source_facts
+from cdc_reader.sql import SourceSession, binlog_status
+from cdc_reader.statements import Kind, Statement
+from cdc_reader.stream import Stream
+from schemas.errors import SettingError
+from schemas.patterns import TablePatterns
+from schemas.tables import TableName, TableSchema
+
+log = logging.getLogger(__name__)
+
+_PART_ROWS = 10_000
+_PART_BYTES = 8 * 1024 * 1024
+_RECEIVE_S = 0.1
+_RETRY_S = 0.5
+
+Write = Callable[[bytes], object]
+
+
+class _AllCaptured:
+    """Every table that the patterns match is printed, whatever its schema becomes."""
+
+    def __init__(self, patterns: TablePatterns) -> None:
+        self._patterns = patterns
+
+    def find(self, name: TableName) -> FollowedTable | None:
+        """The table, always publishing."""
+        return FollowedTable(name, str(name), publishing=True) if self._patterns.matches(name) else None
+
+    def changed(self, name: TableName, schema: TableSchema, origin: Origin) -> list[Batch]:
+        """Columns come from each TABLE_MAP: nothing to do."""
+        return []
+
+    def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
+        """DML that is logged as a statement stops here too."""
+        named = [name for name in statement.tables if self._patterns.matches(name)]
+        if statement.kind is Kind.DML and named:
+            raise SourceStopped(
+                f"a change of {named[0]} is logged as a statement at {origin.file}:{origin.pos}: some session has "
+                "binlog_format other than ROW; SET GLOBAL binlog_format=ROW, end that session, and read from behind it"
+            )
+        return []
+
+    def transactional(self, name: TableName) -> bool:
+        """What is rolled back isn't printed."""
+        return True
+
+
+def start_position(text: str | None, session: SourceSession, server_uuid: str) -> Position:
+    """Where to begin: FILE:POS, a GTID set that is known already, or (None) the source's present end.
+
+    Raises SettingError where ``text`` is none of them.
+    """
+    if text is None:
+        status = binlog_status(session)
+        return Position(status.place.file, status.place.pos, "", server_uuid)
+    try:
+        place = parse_place(text)
+        return Position(place.file, place.pos, "", server_uuid)
+    except ValueError:
+        pass
+    try:
+        return Position("", 0, str(GtidSet(text)), server_uuid)
+    except ValueError as error:
+        raise SettingError(f"--from takes FILE:POS, like binlog.000002:157, or a GTID set; not {text!r}") from error
+
+
+def run(config: SourceConfig, start: str | None, write: Write, stopping: threading.Event) -> None:
+    """Prints until ``stopping`` is set.  ``write`` takes whole lines.  Raises RefusedError, StoppedError, SettingError."""
+    config = replace(config, server_id=random_server_id())
+    position: Position | None = None
+    deadline = time.monotonic() + config.reach_timeout_s
+    while not stopping.is_set():
+        reading: _Reading | None = None
+        try:
+            with SourceSession(config.address) as session:
+                facts = source_facts(session)
+                check_source(session, facts, config)
+                position = position or start_position(start, session, facts.server_uuid)
+                if position.file:
+                    check_position(session, facts, position)
+            reading = _Reading(config, position, facts, write)
+            reading.run(stopping)
+        except SourceAway as error:
+            if position is None and time.monotonic() > deadline:
+                raise SourceRefused(f"{error}; start it, or mend [source] url") from error
+            position = reading.position if reading is not None else position
+            log.warning("%s; trying again", error)
+            stopping.wait(_RETRY_S)
+
+
+class _Reading:
+    """One connection's reading; ``position`` is what a new one begins with."""
+
+    def __init__(self, config: SourceConfig, position: Position, facts: SourceFacts, write: Write) -> None:
+        self._write = write
+        self._in_parts = False
+        self._connection = DumpConnection(config, position, with_gtids=asks_by_gtids(facts, position))
+        self._stream = Stream(
+            _AllCaptured(config.patterns),
+            position,
+            "rowflow",
+            facts.collations,
+            partial(compile_plan, on_undecodable=config.on_undecodable),
+            checksums=self._connection.checksums,
+            part_rows=_PART_ROWS,
+            part_bytes=_PART_BYTES,
+            publish_part=self._print_part,
+        )
+
+    @property
+    def position(self) -> Position:
+        """Behind the last printed line."""
+        return self._stream.part_position() if self._in_parts else self._stream.position()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Prints until ``stopping`` is set; raises SourceAway."""
+        splitter = PacketSplitter(self._connection.next_sequence)
+        try:
+            while not stopping.is_set():
+                chunk = self._connection.receive(_RECEIVE_S)
+                if chunk is not None:
+                    self._stream.now_ms = int(time.time() * 1000)
+                    self._print_chunk(splitter, chunk)
+        finally:
+            self._connection.close()
+
+    def _print_chunk(self, splitter: PacketSplitter, chunk: bytes) -> None:
+        for buffer, start, end in splitter.split(chunk):
+            if self._stream.handle(buffer, start, end):
+                self._in_parts = False
+                self._print(self._stream.take())
+
+    def _print_part(self) -> None:
+        self._in_parts = True
+        self._print(self._stream.take_part())
+
+    def _print(self, batches: list[Batch]) -> None:
+        values = [message[2] for batch in batches for message in batch.messages if message[2] is not None]
+        if values:
+            self._write(b"\n".join(values) + b"\n")

@@ -1,0 +1,263 @@
+"""Reads shards and looks at tables, in a thread with one connection of its own, while the stream goes on.
+
+Comes in: tasks.  Goes out: their results, each with *high*, the source's place after the SELECT.  It waits for a shard's
+window to be visible before the SELECT (exactness.md J2, step 2): by GTIDs; without them by performance_schema.log_status
+(needs BACKUP_ADMIN), and without that grant by FOR SHARE, which waits for the transactions in question by itself.
+Rows and schema are read in one transaction, whose metadata lock keeps DDL out (J3).  Nothing is written to the source.
+
+A source that is away is waited for: the task is done anew, in the same window.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from cdc_reader.errors import SourceAway, SourceRefused
+from cdc_reader.information_schema import read_indexes_sql, read_schema
+from cdc_reader.positions import Place, Position
+from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
+from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted
+from cdc_reader.table_map import Collation
+from schemas.addresses import MysqlAddress
+from schemas.patterns import TablePatterns
+from schemas.tables import TableName, TableSchema
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+_VISIBLE_POLL_S = 0.002
+_ACCESS_DENIED = {1142, 1227, 1044, 1370}
+
+
+@dataclass(frozen=True, slots=True)
+class LookTask:
+    """Read a table's schema."""
+
+    name: TableName
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """List the captured tables that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Read the next rows behind ``after``; ``window`` is the stream's own position when the window was opened."""
+
+    name: TableName
+    schema: TableSchema
+    window: Position
+    after: tuple[bytes, ...] | None
+    rows_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookResult:
+    """``schema`` is None where there is no such table; ``indexes``: see barriers of kind begin."""
+
+    task: LookTask
+    high: Place
+    server_uuid: str
+    schema: TableSchema | None
+    indexes: list[dict[str, object]] = field(default_factory=list)
+    rows_estimate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """The captured tables, at some place; no more than a hint that they are there."""
+
+    task: ScanTask
+    names: list[TableName]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """``rows`` as the plan's SELECT gives them; ``plan`` is None where there is no such table any more."""
+
+    task: ShardTask
+    high: Place
+    server_uuid: str
+    plan: ShardPlan | None
+    rows: list[Row]
+
+
+Task = LookTask | ScanTask | ShardTask
+Result = LookResult | ScanResult | ShardResult
+
+
+class ShardReader:
+    """The thread; at most one task is under way."""
+
+    def __init__(self, address: MysqlAddress, patterns: TablePatterns, collations: Mapping[int, Collation]) -> None:
+        self._address = address
+        self._patterns = patterns
+        self._collations = collations
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Result | Exception] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._session: SourceSession | None = None
+        self._plans: dict[str, ShardPlan] = {}
+        self._for_share: bool | None = None
+        self.busy = False
+        self._thread = threading.Thread(target=self._run, name="shard-reader", daemon=True)
+        self._thread.start()
+
+    def start(self, task: Task) -> None:
+        """Begins a task; the one before must be done."""
+        assert not self.busy
+        self.busy = True
+        self._tasks.put(task)
+
+    def poll(self) -> Result | None:
+        """The finished task's result, or None; raises what the task raised (SourceRefused, QueryFailed)."""
+        try:
+            result = self._results.get_nowait()
+        except queue.Empty:
+            return None
+        self.busy = False
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the thread; a SELECT under way ends with its connection."""
+        self._stopped.set()
+        self._tasks.put(None)
+        self._thread.join(2.0)
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            result = self._done(task)
+            if result is None:
+                break
+            self._results.put(result)
+        self._close_session()
+
+    def _done(self, task: Task) -> Result | Exception | None:
+        while not self._stopped.is_set():
+            try:
+                if self._session is None:
+                    self._session = SourceSession(self._address)
+                return self._perform(self._session, task)
+            except SourceAway as error:
+                log.warning("reading a table waits: %s", error)
+                self._close_session()
+                self._stopped.wait(_RETRY_S)
+            except (SourceRefused, QueryFailed) as error:
+                self._close_session()
+                return error
+            except Exception as error:  # noqa: BLE001 - handed over to the reader's thread, which raises it
+                return error
+        return None
+
+    def _close_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _perform(self, session: SourceSession, task: Task) -> Result:
+        if isinstance(task, ScanTask):
+            return ScanResult(task, captured_tables(session, self._patterns))
+        server_uuid = session.texts("SELECT @@global.server_uuid")[0][0]
+        if isinstance(task, LookTask):
+            return self._look(session, task, server_uuid)
+        return self._shard(session, task, server_uuid)
+
+    def _look(self, session: SourceSession, task: LookTask, server_uuid: str) -> LookResult:
+        name = task.name
+        schema: TableSchema | None = None
+        indexes: list[dict[str, object]] = []
+        rows_estimate = 0
+        session.rows("START TRANSACTION READ ONLY")
+        try:
+            session.rows(f"SELECT 1 FROM {_table(name)} LIMIT 0")
+            schema = read_schema(session, name)
+            indexes = read_indexes_sql(session, name)
+            estimate = session.texts(
+                "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", name
+            )
+            rows_estimate = int(estimate[0][0] or 0) if estimate else 0
+        except QueryFailed as error:
+            if error.code not in NO_SUCH_TABLE:
+                raise
+        finally:
+            session.rows("COMMIT")
+        return LookResult(task, binlog_status(session).place, server_uuid, schema, indexes, rows_estimate)
+
+    def _shard(self, session: SourceSession, task: ShardTask, server_uuid: str) -> ShardResult:
+        locking = not self._wait_visible(session, task.window)
+        session.rows("START TRANSACTION" if locking else "START TRANSACTION READ ONLY")
+        try:
+            session.rows(f"SELECT 1 FROM {_table(task.name)} LIMIT 0")
+            schema = read_schema(session, task.name)
+            plan = self._plan(schema)
+            statement, arguments = plan.select_sql(task.after, task.rows_max)
+            rows = session.rows(statement + (" FOR SHARE" if locking else ""), arguments)
+        except QueryFailed as error:
+            if error.code not in NO_SUCH_TABLE:
+                raise
+            return ShardResult(task, binlog_status(session).place, server_uuid, None, [])
+        finally:
+            session.rows("COMMIT")
+        return ShardResult(task, binlog_status(session).place, server_uuid, plan, rows)
+
+    def _plan(self, schema: TableSchema) -> ShardPlan:
+        key = f"{schema.name} {schema.fingerprint}"
+        if key not in self._plans:
+            self._plans[key] = compile_shard_plan(schema)
+        return self._plans[key]
+
+    def _wait_visible(self, session: SourceSession, window: Position) -> bool:
+        """Waits until SELECT sees all up to ``window``; False where only a locking SELECT can tell (J2, step 2)."""
+        if self._for_share and not window.gtids:
+            return False
+        while not self._stopped.is_set():
+            if window.gtids:
+                visible = session.texts("SELECT GTID_SUBSET(%s, @@global.gtid_executed)", (window.gtids,))[0][0] == "1"
+            else:
+                place = self._visible_place(session)
+                if place is None:
+                    return False
+                visible = place.order >= window.place.order
+            if visible:
+                return True
+            self._stopped.wait(_VISIBLE_POLL_S)
+        return True
+
+    def _visible_place(self, session: SourceSession) -> Place | None:
+        try:
+            found = session.rows("SELECT LOCAL FROM performance_schema.log_status")
+        except (SourceRefused, QueryFailed):
+            self._for_share = True
+            log.info("without BACKUP_ADMIN shards are read with FOR SHARE, which locks the rows while they are read")
+            return None
+        status = orjson.loads(found[0][0] or b"{}")
+        return Place(status["binary_log_file"], status["binary_log_position"])
+
+
+def captured_tables(session: SourceSession, patterns: TablePatterns) -> list[TableName]:
+    """The base tables that the patterns match, in the order of their names."""
+    return [name for name in all_tables(session) if patterns.matches(name)]
+
+
+def all_tables(session: SourceSession) -> list[TableName]:
+    """All base tables that the user sees."""
+    rows = session.texts(
+        "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' "
+        "AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys') ORDER BY 1, 2"
+    )
+    return [TableName(*row) for row in rows]
+
+
+def _table(name: TableName) -> str:
+    return f"{quoted(name.db)}.{quoted(name.table)}"

@@ -1,0 +1,26 @@
+"""`rowflow reader`."""
+
+from __future__ import annotations
+
+from cdc_reader import reader as cdc_reader_main
+from rowflow.configs import reader_config
+from rowflow.kafka import check_options
+from rowflow.lifeline import has_lifeline, hold_lifeline, was_restarted
+from rowflow.options import settings_command
+from rowflow.preflight import check_sink
+from rowflow.settings import Settings
+
+
+@settings_command("reader", "source", "kafka")
+def reader(settings: Settings) -> int:
+    r"""Read the binlog into Kafka, until it is stopped: one process, for containers.
+
+    \b
+    Example:
+      rowflow reader --config rowflow.toml
+    """
+    hold_lifeline()
+    check_options(settings.require_kafka())
+    if settings.sink is not None and not has_lifeline():
+        check_sink(settings)
+    return cdc_reader_main.run(reader_config(settings, restarted=was_restarted()))

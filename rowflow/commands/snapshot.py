@@ -1,0 +1,159 @@
+"""`rowflow snapshot`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rowflow.configs import sink_config
+from rowflow.feed import Feed
+from rowflow.jobs import give_up_old_places, receipt, refuse_without_reader, requests_for, send_requests, unfinished
+from rowflow.kafka import Kafka
+from rowflow.options import settings_command
+from rowflow.settings import Settings
+from rowflow.source import Source, chosen_tables
+from rowflow.status import job_line
+from rowflow.waiting import Deadline, wait_for_logs, wait_while
+from schemas.errors import SettingError
+from schemas.jobs import JobRequest
+from schemas.tables import TableName
+from schemas.topics import table_topic
+from sink.sql import SessionPool
+
+LINE_EVERY_S = 10.0
+
+
+@settings_command("snapshot", "source", "kafka", "sink")
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--all", "everything", is_flag=True, help="All captured tables.")
+@click.option("--start-over", is_flag=True, help="Give up the old place: what can't be gone on from is passed over.")
+@click.option("--yes", is_flag=True, help="Don't ask before starting over.")
+@click.option("--id", "job_id", metavar="ID", help="The job's name; asked twice under one name, it runs once.")
+@click.option("--wait", "with_wait", is_flag=True, help="Return when the sink holds the rows; prints the receipt.")
+def snapshot(
+    settings: Settings,
+    tables: tuple[str, ...],
+    *,
+    everything: bool,
+    start_over: bool,
+    yes: bool,
+    job_id: str | None,
+    with_wait: bool,
+) -> int:
+    r"""Read captured tables whole, while streaming goes on; their mirrors are made anew.
+
+    TABLE is database.table, where * and ? stand for any characters.
+
+    \b
+    Example:
+      rowflow snapshot --all --wait
+    """
+    if bool(tables) == everything:
+        raise SettingError("name tables, like `rowflow snapshot shop.books`, or give --all")
+    kafka_settings = settings.require_kafka()
+    source = Source(settings.require_source())
+    captured = source.captured_tables()
+    chosen = captured if everything else chosen_tables(tables, captured)
+    if not chosen:
+        raise SettingError("[source] tables captures no table that there is")
+    kafka = Kafka(kafka_settings)
+    refuse_without_reader(kafka, kafka_settings.prefix)
+    if start_over and not yes:
+        _ask(chosen, everything=everything)
+    sink = SessionPool(settings.require_sink().address)
+    requests = requests_for(
+        chosen,
+        job_id=job_id,
+        now_ms=time.time_ns() // 1_000_000,
+        start_over=start_over,
+        everything=everything and start_over,
+    )
+    try:
+        if start_over:
+            give_up_old_places(kafka, sink, sink_config(settings), requests)
+        send_requests(kafka, kafka_settings.prefix, requests)
+        for request in requests:
+            click.echo(f"asked for {request.name} (job {request.id})")
+        if with_wait:
+            _wait(kafka, sink, kafka_settings.prefix, requests)
+    except KeyboardInterrupt:
+        click.echo("\nthe job goes on without this command: `rowflow status` shows it", err=True)
+        return 1
+    finally:
+        sink.close()
+    return 0
+
+
+def _ask(tables: Sequence[TableName], *, everything: bool) -> None:
+    """Ask before the old place is given up; raises click.Abort where the answer isn't yes."""
+    names = ", ".join(map(str, tables))
+    position = "The reader's position goes to the source's present end. " if everything else ""
+    click.confirm(
+        f"{position}What the sink hasn't stored of the topics of {names} is passed over, and the tables are read whole."
+        " Start over?",
+        abort=True,
+    )
+
+
+def _wait(kafka: Kafka, sink: SessionPool, prefix: str, requests: Sequence[JobRequest]) -> None:
+    """Follow the jobs to their ends, then the rows into the sink; prints the receipts."""
+    with Feed(kafka, prefix) as feed, _Bars(Console(), requests) as bars:
+
+        def missing() -> str | None:
+            feed.refresh()
+            left = unfinished(feed, requests)
+            bars.show(feed)
+            return f"job {left[0].id} isn't done" if left else None
+
+        wait_while(missing, Deadline.within(None))
+    wait_for_logs(kafka, sink, [table_topic(prefix, request.name) for request in requests], Deadline.within(None))
+    for request in requests:
+        click.echo(receipt(feed.jobs[request.id]))
+
+
+class _Bars:
+    """A bar per job on a terminal; elsewhere a line per job every ten seconds."""
+
+    def __init__(self, console: Console, requests: Sequence[JobRequest]) -> None:
+        self._terminal = console.is_terminal
+        self._said_s = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._terminal,
+        )
+        self._bars = {
+            request.id: self._progress.add_task(str(request.name), total=None, rate="waits for the reader")
+            for request in requests
+        }
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, feed: Feed) -> None:
+        """Show how far the jobs are."""
+        lines = [job_line(feed.jobs[job_id]) for job_id in self._bars if job_id in feed.jobs]
+        for line in lines:
+            self._progress.update(
+                self._bars[line.id],
+                completed=line.rows_read,
+                total=line.rows_read if line.finished_at else max(line.rows_estimate, line.rows_read),
+                rate=f"{line.rows_per_s or 0:,.0f} rows/s",
+            )
+        if not self._terminal and time.monotonic() - self._said_s >= LINE_EVERY_S:
+            self._said_s = time.monotonic()
+            for line in lines:
+                click.echo(f"{line.table}: {line.status}, {line.rows_read:,} of about {line.rows_estimate:,} rows")

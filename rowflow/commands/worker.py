@@ -1,0 +1,36 @@
+"""`rowflow worker`."""
+
+from __future__ import annotations
+
+from rowflow.configs import sink_functions, worker_config
+from rowflow.kafka import check_options
+from rowflow.lifeline import has_lifeline, hold_lifeline, was_restarted
+from rowflow.options import settings_command
+from rowflow.preflight import check_sink
+from rowflow.settings import Settings
+from sink.mirrors import MirrorTarget
+from sink.preflight import make_target
+from sink.sql import SessionPool
+from stream_app.app import run_worker
+from stream_app.config import WorkerConfig
+from stream_app.schema_topic import SchemaTopic
+
+
+@settings_command("worker", "source", "kafka", "sink", "stream")
+def worker(settings: Settings) -> int:
+    r"""Write partitions of the topics into the sink, until it is stopped: one process, for containers.
+
+    \b
+    Example:
+      rowflow worker --config rowflow.toml
+    """
+    hold_lifeline()
+    check_options(settings.require_kafka())
+    functions = sink_functions(settings)
+    if not has_lifeline():
+        check_sink(settings)
+
+    def mirrors(config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic) -> MirrorTarget:
+        return make_target(config=config.sink, pool=pool, schemas=schemas, functions=functions)
+
+    return run_worker(worker_config(settings, restarted=was_restarted()), mirrors)

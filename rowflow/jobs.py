@@ -1,0 +1,98 @@
+"""Asking for jobs, and following them to their receipts.
+
+Comes in: tables.  Goes out: requests in ``<prefix>.__jobs``, one job per table; what the reader writes of them there.
+
+Guarantees: where the old place is given up by name, the sink's progress is moved before the request is sent, so that no
+worker goes on from the old place into the new topic.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rowflow.errors import JobFailedError, NoReaderError
+from rowflow.feed import Feed
+from rowflow.kafka import Kafka
+from schemas.jobs import JobRequest, JobState, JobStatus
+from schemas.tables import TableName
+from schemas.topics import jobs_topic, table_topic
+from sink import progress
+from sink.config import SinkConfig
+from sink.progress import LogRange, TopicFacts
+from sink.sql import SessionPool
+
+
+def requests_for(
+    tables: Sequence[TableName], *, job_id: str | None, now_ms: int, start_over: bool, everything: bool
+) -> list[JobRequest]:
+    """One request per table.  ``job_id`` names the job; of several jobs, each has its table's name behind it."""
+    stem = job_id or f"snapshot-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return [
+        JobRequest(
+            db=name.db,
+            table=name.table,
+            id=stem if len(tables) == 1 else f"{stem}-{name}",
+            origin="command line",
+            requested_ms=now_ms,
+            fresh=True,
+            start_over=start_over,
+            everything=everything,
+        )
+        for name in tables
+    ]
+
+
+def refuse_without_reader(kafka: Kafka, prefix: str) -> None:
+    """Raise NoReaderError where no reader has made the topic for requests yet."""
+    topic = jobs_topic(prefix)
+    if topic not in kafka.shapes([topic]):
+        raise NoReaderError(
+            f"there is no topic {topic}: no reader has run with this prefix yet. Start `rowflow up` first"
+        )
+
+
+def send_requests(kafka: Kafka, prefix: str, requests: Sequence[JobRequest]) -> None:
+    """Hand the requests to the reader, which may run now or later."""
+    kafka.send(jobs_topic(prefix), [(request.key(), request.to_json()) for request in requests])
+
+
+def give_up_old_places(kafka: Kafka, sink: SessionPool, config: SinkConfig, requests: Sequence[JobRequest]) -> None:
+    """Move the sink's progress of the requests' tables to the ends of their topics as they are now."""
+    topics = {request.name: table_topic(config.prefix, request.name) for request in requests}
+    shapes = kafka.shapes(topics.values())
+    logs = kafka.log_ends(topics.values())
+    with sink.lend() as session:
+        progress.prepare_tables(session)
+        for request in requests:
+            topic = topics[request.name]
+            facts = TopicFacts(
+                topic=topic,
+                topic_id=shapes[topic].topic_id if topic in shapes else "",
+                table=request.name,
+                logs={partition: LogRange(*log) for (of, partition), log in logs.items() if of == topic},
+            )
+            progress.start_over(session, config, facts, request.id)
+
+
+def unfinished(feed: Feed, requests: Sequence[JobRequest]) -> list[JobRequest]:
+    """The requests whose jobs aren't done.  Raises JobFailedError for one that has failed."""
+    left = []
+    for request in requests:
+        state = feed.jobs.get(request.id)
+        if state is not None and state.status == JobStatus.FAILED:
+            raise JobFailedError(f"job {request.id} of {request.name} failed: {state.reason}")
+        if state is None or state.open:
+            left.append(request)
+    return left
+
+
+def receipt(state: JobState) -> str:
+    """What a finished job has done, in a line."""
+    seconds = (state.finished_ms - state.started_ms) / 1000
+    return (
+        f"{state.name}: {state.rows_read:,} rows read, {state.rows_dropped:,} dropped (newer in the stream),"
+        f" {state.rows_published:,} published, {state.shards:,} shards, from {state.low} to {state.high},"
+        f" {seconds:,.1f} s (job {state.id})"
+    )

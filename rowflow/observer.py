@@ -1,0 +1,133 @@
+"""Looks at all servers for `status`.
+
+Comes in: the source's binlog, the reader's own topics, the logs' ends, the sink's bookkeeping.  Goes out: a Status.
+
+Guarantees: a server that doesn't answer takes only its own part away: ``problems`` names it, and the rest is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from cdc_reader.positions import Place
+from rowflow.feed import Feed
+from rowflow.kafka import Kafka, LogEnds
+from rowflow.source import Source
+from rowflow.status import (
+    DeadLetterLine,
+    Partition,
+    Status,
+    barrier_lines,
+    function_notices,
+    job_lines,
+    partition_lines,
+    rates_between,
+    reader_status,
+    table_line,
+)
+from schemas.errors import RowflowError
+from schemas.jobs import TableStatus
+from schemas.tables import TableName
+from schemas.topics import table_topic
+from sink import overview
+from sink.computed import ComputedFunctions
+from sink.overview import PartitionProgress
+from sink.progress import consumer_group
+from sink.sql import SessionPool
+
+SAMPLE_S = 1.0
+
+
+class _Sample(NamedTuple):
+    taken_s: float
+    progress: Mapping[Partition, PartitionProgress]
+
+
+class Observer:
+    """Looks again and again; rates are between two looks."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        feed: Feed,
+        source: Source,
+        sink: SessionPool,
+        *,
+        prefix: str,
+        functions: ComputedFunctions,
+    ) -> None:
+        self._kafka = kafka
+        self._feed = feed
+        self._source = source
+        self._sink = sink
+        self._prefix = prefix
+        self._functions = functions
+        self._last: _Sample | None = None
+
+    def look(self) -> Status:
+        """The present status; the first look takes a second longer, for the rates."""
+        status = Status(self._prefix)
+        if self._last is None:
+            with _noted(status.problems):
+                self._last = self._sample()
+                time.sleep(SAMPLE_S)
+            status.problems.clear()
+        with _noted(status.problems):
+            self._feed.refresh()
+        self._add_reader(status)
+        ends: dict[Partition, LogEnds] = {}
+        with _noted(status.problems):
+            ends = self._kafka.log_ends(table_topic(self._prefix, name) for name in self._followed())
+        with _noted(status.problems):
+            self._add_sink(status, ends)
+        return status
+
+    def _followed(self) -> list[TableName]:
+        return sorted(name for name in self._feed.tables if self._source.patterns.matches(name))
+
+    def _add_reader(self, status: Status) -> None:
+        place: Place | None = None
+        with _noted(status.problems):
+            place = self._source.place()
+        if self._feed.position is None:
+            status.problems.append("no reader has committed a position yet: start `rowflow up` or `rowflow reader`")
+        else:
+            status.reader = reader_status(self._feed.position, place, time.time_ns() // 1_000_000)
+        states = [self._feed.tables[name] for name in self._followed()]
+        status.tables = [table_line(state) for state in states]
+        status.problems += [
+            f"{state.name} stands still: {state.reason}" for state in states if state.status == TableStatus.STANDS_STILL
+        ]
+        status.jobs = job_lines(self._feed.jobs.values())
+
+    def _add_sink(self, status: Status, ends: Mapping[Partition, LogEnds]) -> None:
+        with self._sink.lend() as session:
+            status.sink_id = overview.sink_id(session)
+            status.barriers = barrier_lines(overview.waiting_barriers(session), ends)
+            status.dead_letters = [DeadLetterLine(*line) for line in sorted(overview.open_letters(session).items())]
+            status.notices = function_notices(overview.tables(session), self._functions)
+        sample = self._sample()
+        rates: dict[Partition, float] = {}
+        if self._last is not None:
+            rates = rates_between(self._last.progress, sample.progress, sample.taken_s - self._last.taken_s)
+        self._last = sample
+        status.consumer_group = None if status.sink_id is None else consumer_group(self._prefix, status.sink_id)
+        status.partitions = partition_lines(ends, sample.progress, rates)
+        status.lag = sum(line.lag for line in status.partitions)
+        status.rows_per_s = round(sum(line.rows_per_s or 0.0 for line in status.partitions), 1)
+
+    def _sample(self) -> _Sample:
+        with self._sink.lend() as session:
+            return _Sample(time.monotonic(), overview.progress(session))
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    """A failure becomes a problem."""
+    try:
+        yield
+    except RowflowError as error:
+        problems.append(str(error))

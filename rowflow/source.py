@@ -1,0 +1,55 @@
+"""What commands ask the source.
+
+Comes in: its address.  Goes out: the end of its binlog, and the captured tables that it has.
+"""
+
+from __future__ import annotations
+
+from cdc_reader.positions import Place
+from cdc_reader.sql import SourceSession, binlog_status
+from rowflow.errors import UnknownTableError
+from rowflow.settings import SourceSettings
+from schemas.patterns import SYSTEM_DATABASES, TablePattern, TablePatterns
+from schemas.tables import TableName
+
+
+class Source:
+    """The source, asked anew each time: a connection lives for one question."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        """Raises SettingError."""
+        self.address = settings.address
+        self.patterns: TablePatterns = settings.patterns
+
+    def place(self) -> Place:
+        """The end of the binlog; it may be ahead of what SELECT sees, which suits who waits for it."""
+        with SourceSession(self.address) as session:
+            return binlog_status(session).place
+
+    def all_tables(self) -> list[TableName]:
+        """The tables that the user may see, views and the server's own apart."""
+        with SourceSession(self.address) as session:
+            rows = session.texts(
+                "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
+            )
+        return sorted(TableName(db, table) for db, table in rows if db.lower() not in SYSTEM_DATABASES)
+
+    def captured_tables(self) -> list[TableName]:
+        """The tables that the patterns capture."""
+        return [name for name in self.all_tables() if self.patterns.matches(name)]
+
+
+def chosen_tables(texts: tuple[str, ...], captured: list[TableName]) -> list[TableName]:
+    """The captured tables that the command line names, by name or pattern.  Raises UnknownTableError."""
+    chosen: dict[TableName, None] = {}
+    for text in texts:
+        pattern = TablePattern.parse(text)
+        covered = [name for name in captured if pattern.covers(name)]
+        if not covered:
+            near = pattern.nearest(captured)
+            raise UnknownTableError(
+                f"no captured table is called {text}"
+                + (f"; did you mean {' or '.join(near)}?" if near else "; [source] tables says what is captured")
+            )
+        chosen.update(dict.fromkeys(covered))
+    return list(chosen)

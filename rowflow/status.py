@@ -1,0 +1,236 @@
+"""Where everything stands.
+
+Comes in: what the observer saw.  Goes out: a :class:`Status`; the names of its fields are the keys of
+``status --json``, and stay.  Pure.  Times are UTC, in ISO 8601.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cdc_reader.positions import Place, Position
+from rowflow.kafka import LogEnds
+from schemas.jobs import JobState, TableState
+from sink.computed import ComputedFunctions
+from sink.overview import PartitionProgress, WaitingBarrier
+from sink.tables import MirrorStatus
+from sink.tables import TableState as MirrorState
+
+Partition = tuple[str, int]
+"""A topic and a partition of it."""
+
+_FINISHED_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStatus:
+    """The reader: its committed place beside the end of the source's binlog.
+
+    ``lag_s``: 0 when it has come to the end, else the age of its last position; None where one of both is unknown.
+    """
+
+    place: str
+    gtids: str
+    committed_at: str | None
+    source_place: str | None
+    lag_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job: how far it is, and at its end the receipt."""
+
+    id: str
+    table: str
+    origin: str
+    status: str
+    rows_read: int
+    rows_dropped: int
+    rows_published: int
+    rows_estimate: int
+    shards: int
+    rows_per_s: float | None
+    eta_s: float | None
+    low: str
+    high: str
+    started_at: str | None
+    finished_at: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """A captured table; ``reason``: why it stands still, if it does."""
+
+    table: str
+    status: str
+    fingerprint: str
+    since: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLine:
+    """A partition of a table's topic; ``next_offset`` is the sink's, None where it has none yet."""
+
+    topic: str
+    partition: int
+    next_offset: int | None
+    end_offset: int
+    lag: int
+    rows_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierLine:
+    """A barrier that isn't done: who stands at it, and who is still to come."""
+
+    topic: str
+    id: str
+    kind: str
+    since: str
+    waiting_partitions: list[int]
+    missing_partitions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterLine:
+    """How many records of a topic couldn't be processed and still lie there."""
+
+    topic: str
+    open: int
+
+
+@dataclass(slots=True)
+class Status:
+    """All of it; ``problems`` are what makes `status` red, ``notices`` what one should know."""
+
+    prefix: str
+    sink_id: str | None = None
+    consumer_group: str | None = None
+    reader: ReaderStatus | None = None
+    tables: list[TableLine] = field(default_factory=list)
+    jobs: list[JobLine] = field(default_factory=list)
+    partitions: list[PartitionLine] = field(default_factory=list)
+    lag: int = 0
+    rows_per_s: float = 0.0
+    barriers: list[BarrierLine] = field(default_factory=list)
+    dead_letters: list[DeadLetterLine] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def reader_status(position: Position, source_place: Place | None, now_ms: int) -> ReaderStatus:
+    """The reader's line; its lag is 0 where it has come to the end of the binlog."""
+    lag_s: float | None = None
+    if source_place is not None:
+        behind = position.place.order < source_place.order
+        lag_s = max(0.0, (now_ms - position.ts_ms) / 1000) if behind else 0.0
+    return ReaderStatus(
+        place=str(position.place),
+        gtids=position.gtids,
+        committed_at=iso(position.ts_ms),
+        source_place=None if source_place is None else str(source_place),
+        lag_s=lag_s,
+    )
+
+
+def table_line(state: TableState) -> TableLine:
+    """A table's line."""
+    return TableLine(str(state.name), state.status, state.fingerprint, iso(state.since_ms), state.reason)
+
+
+def job_lines(jobs: Iterable[JobState]) -> list[JobLine]:
+    """The open jobs, and the last finished ones, the latest first."""
+    latest_first = sorted(jobs, key=lambda job: job.started_ms, reverse=True)
+    finished = [job for job in latest_first if not job.open]
+    return [job_line(job) for job in latest_first if job.open] + [job_line(job) for job in finished[:_FINISHED_SHOWN]]
+
+
+def job_line(job: JobState) -> JobLine:
+    """A job's line; its rate is the mean since it began."""
+    spent_s = ((job.finished_ms or job.updated_ms) - job.started_ms) / 1000
+    rate = job.rows_read / spent_s if job.rows_read and spent_s > 0 else None
+    left = max(0, job.rows_estimate - job.rows_read)
+    return JobLine(
+        id=job.id,
+        table=str(job.name),
+        origin=job.origin,
+        status=job.status,
+        rows_read=job.rows_read,
+        rows_dropped=job.rows_dropped,
+        rows_published=job.rows_published,
+        rows_estimate=job.rows_estimate,
+        shards=job.shards,
+        rows_per_s=None if rate is None else round(rate, 1),
+        eta_s=round(left / rate, 1) if rate and job.open else None,
+        low=job.low,
+        high=job.high,
+        started_at=iso(job.started_ms),
+        finished_at=iso(job.finished_ms),
+        reason=job.reason,
+    )
+
+
+def partition_lines(
+    ends: Mapping[Partition, LogEnds], progress: Mapping[Partition, PartitionProgress], rates: Mapping[Partition, float]
+) -> list[PartitionLine]:
+    """A line for each partition; one that the sink has nothing of lags by its whole log."""
+    lines = []
+    for place, log in sorted(ends.items()):
+        row = progress.get(place)
+        lag = log.end - (log.begin if row is None else row.next_offset)
+        lines.append(
+            PartitionLine(*place, None if row is None else row.next_offset, log.end, max(0, lag), rates.get(place))
+        )
+    return lines
+
+
+def rates_between(
+    earlier: Mapping[Partition, PartitionProgress], later: Mapping[Partition, PartitionProgress], seconds: float
+) -> dict[Partition, float]:
+    """Records per second of each partition that both looks have; a partition that began anew has none."""
+    return {
+        place: round((later[place].records - earlier[place].records) / seconds, 1)
+        for place in earlier.keys() & later.keys()
+        if seconds > 0 and later[place].records >= earlier[place].records
+    }
+
+
+def barrier_lines(waiting: Iterable[WaitingBarrier], ends: Mapping[Partition, LogEnds]) -> list[BarrierLine]:
+    """A line for each barrier that isn't done."""
+    return [
+        BarrierLine(
+            topic=at.topic,
+            id=at.barrier.id,
+            kind=at.barrier.kind.value,
+            since=at.since.isoformat(timespec="milliseconds") + "Z",
+            waiting_partitions=list(at.partitions),
+            missing_partitions=sorted(p for topic, p in ends if topic == at.topic and p not in at.partitions),
+        )
+        for at in waiting
+    ]
+
+
+def function_notices(states: Iterable[MirrorState], functions: ComputedFunctions) -> list[str]:
+    """What to know of mirrors that other functions have computed than those that there are now."""
+    return [
+        f"functions.py has changed since {state.mirror} was read whole: rows that weren't written since then hold what the"
+        f" old functions gave. Renew them: rowflow snapshot {state.table}"
+        for state in states
+        if state.status is MirrorStatus.MADE and state.functions_fingerprint != functions.fingerprint_for(state.table)
+    ]
+
+
+def iso(ms: int) -> str | None:
+    """A time in ms since 1970 as ISO 8601 in UTC; 0 means that there is none."""
+    if not ms:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,142 @@
+"""Waiting until the sink holds what the source had: exactness.md C1.
+
+Comes in: the source, the reader's own topics, the logs' ends and the sink's progress.  Goes out: nothing when it is so;
+else an error that says what was missing last.
+
+Guarantees: when :func:`wait_until_held` returns, every change that the source had committed when it was called is in
+the sink.  Servers that go away meanwhile are waited for, as everything else is, until the time is up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from cdc_reader.errors import BrokerAway, SourceAway
+from cdc_reader.positions import Place, Position
+from rowflow.errors import NotInTimeError, StandsStillError, UnreachableError
+from rowflow.feed import Feed
+from rowflow.kafka import Kafka, LogEnds
+from rowflow.source import Source
+from schemas.jobs import TableState, TableStatus
+from schemas.tables import TableName
+from schemas.topics import table_topic
+from sink import overview
+from sink.errors import LockConflict, Unreachable
+from sink.overview import PartitionProgress
+from sink.sql import SessionPool
+
+LOOK_AGAIN_S = 0.2
+AWAY = (SourceAway, BrokerAway, UnreachableError, Unreachable, LockConflict)
+"""A server that doesn't answer now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """An end of waiting; None: there is none."""
+
+    timeout_s: float | None
+    started_s: float
+
+    @classmethod
+    def within(cls, timeout_s: float | None) -> Deadline:
+        """The time that is left from now on."""
+        return cls(timeout_s, time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is up."""
+        return self.timeout_s is not None and time.monotonic() - self.started_s >= self.timeout_s
+
+
+def wait_until_held(
+    kafka: Kafka, feed: Feed, source: Source, sink: SessionPool, prefix: str, deadline: Deadline
+) -> None:
+    """Return when the sink holds all that the source has committed by now.
+
+    Raises NotInTimeError; StandsStillError as soon as a captured table is known to stand still.
+    """
+    place = source.place()
+    captured = source.captured_tables()
+
+    def reader_is_missing() -> str | None:
+        feed.refresh()
+        refuse_standing_still(feed.tables, captured)
+        return unread_table(feed.tables, captured) or unread_place(feed.position, place)
+
+    wait_while(reader_is_missing, deadline)
+    followed = {name for name in feed.tables if source.patterns.matches(name)}.union(captured)
+    wait_for_logs(kafka, sink, [table_topic(prefix, name) for name in followed], deadline)
+
+
+def wait_for_logs(kafka: Kafka, sink: SessionPool, topics: Collection[str], deadline: Deadline) -> None:
+    """Return when the sink's progress has passed the present ends of these topics' logs; raises NotInTimeError."""
+    ends: dict[tuple[str, int], LogEnds] = {}
+
+    def sink_is_missing() -> str | None:
+        if not ends:
+            found = kafka.log_ends(topics)
+            absent = sorted(set(topics).difference(topic for topic, _ in found))
+            if absent:
+                return f"there is no topic {absent[0]}"
+            ends.update(found)
+        with sink.lend() as session:
+            return unstored_log(ends, overview.progress(session))
+
+    wait_while(sink_is_missing, deadline)
+
+
+def wait_while(missing: Callable[[], str | None], deadline: Deadline) -> None:
+    """Ask what is missing until nothing is; raises NotInTimeError with the last answer."""
+    while True:
+        try:
+            reason = missing()
+        except AWAY as error:
+            reason = str(error)
+        if reason is None:
+            return
+        if deadline.passed:
+            raise NotInTimeError(f"not in time ({deadline.timeout_s:g} s): {reason}")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def refuse_standing_still(states: Mapping[TableName, TableState], captured: Collection[TableName]) -> None:
+    """Raise StandsStillError if one of the captured tables does."""
+    for name in captured:
+        state = states.get(name)
+        if state is not None and state.status == TableStatus.STANDS_STILL:
+            raise StandsStillError(f"{name} stands still: {state.reason}")
+
+
+def unread_table(states: Mapping[TableName, TableState], captured: Collection[TableName]) -> str | None:
+    """A captured table whose first read isn't finished, in words; None: there is none."""
+    for name in captured:
+        state = states.get(name)
+        if state is None:
+            return f"the reader hasn't begun with {name}; is `rowflow up` or `rowflow reader` running?"
+        if state.status != TableStatus.FOLLOWED:
+            return f"the first read of {name} isn't finished"
+    return None
+
+
+def unread_place(position: Position | None, place: Place) -> str | None:
+    """What keeps the reader's committed position from covering ``place``, in words; None: it does."""
+    if position is None:
+        return "no reader has committed a position yet; is `rowflow up` or `rowflow reader` running?"
+    if position.place.order < place.order:
+        return f"the reader stands at {position.place} and hasn't come to {place}; is it running?"
+    return None
+
+
+def unstored_log(
+    ends: Mapping[tuple[str, int], LogEnds], progress: Mapping[tuple[str, int], PartitionProgress]
+) -> str | None:
+    """A partition whose log the sink hasn't stored to its end, in words; None: there is none."""
+    for (topic, partition), log in sorted(ends.items()):
+        row = progress.get((topic, partition))
+        if row is None:
+            return f"the sink has nothing of {topic} [{partition}] yet; is a worker running?"
+        if row.next_offset < log.end:
+            return f"the sink's next offset of {topic} [{partition}] is {row.next_offset}, the log's end was {log.end}"
+    return None

@@ -1,0 +1,165 @@
+"""A MySQL server of our own, with the settings that Rowflow needs.
+
+In: a directory, and options of mysqld to set otherwise. Out: a server on 127.0.0.1 with a root password. Port and
+password are made once and stay the same from start to start, so a client reconnects where it was.
+"""
+
+import os
+import pwd
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import MySQLdb
+from MySQLdb.connections import Connection
+
+from servers.commands import succeeds
+from servers.errors import OWN_SERVERS_HINT, ServerError
+from servers.kept import keep, new_password, write_private
+from servers.mysql_files import MysqlFiles, find_mysql
+from servers.ports import free_port, is_free
+from servers.processes import ServerProcess
+
+DEFAULT_OPTIONS: Mapping[str, str] = {
+    "bind_address": "127.0.0.1",
+    "mysqlx": "OFF",
+    "server_id": "1",
+    "log_bin": "binlog",
+    "secure_file_priv": "NULL",
+    "binlog_row_image": "FULL",
+    "binlog_row_metadata": "FULL",
+    "gtid_mode": "ON",
+    "enforce_gtid_consistency": "ON",
+    "local_infile": "ON",
+    "innodb_buffer_pool_size": "512M",
+    "innodb_redo_log_capacity": "512M",
+    "log_error_verbosity": "2",
+}
+
+
+class MysqlServer:
+    """One mysqld. `directory` holds all of it: my.cnf, data, log, pid file, port and password."""
+
+    def __init__(self, directory: Path, options: Mapping[str, str] | None = None) -> None:
+        """Take `options` (system variables) over DEFAULT_OPTIONS; they count from the next start on."""
+        self.directory = directory.resolve()
+        self.options = {**DEFAULT_OPTIONS, **(options or {})}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._process = ServerProcess(self.directory, "mysqld")
+        self._data = self.directory / "data"
+        self._settings_file = self.directory / "my.cnf"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None when it does not run."""
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1; chosen at the first start."""
+        return int(keep(self.directory / "port", lambda: str(free_port())))
+
+    @property
+    def root_password(self) -> str:
+        """The password of root@localhost; made at the first start."""
+        return keep(self.directory / "root-password", new_password)
+
+    @property
+    def root_url(self) -> str:
+        """The address for root, as in `mysql://root:PASSWORD@127.0.0.1:PORT`."""
+        return self.url("root", self.root_password)
+
+    def url(self, user: str, password: str, schema: str = "") -> str:
+        """Return the address for a user whose password needs no quoting, with a default schema if one is given."""
+        return f"mysql://{user}:{password}@127.0.0.1:{self.port}{schema and '/'}{schema}"
+
+    def connect(self, schema: str = "") -> Connection:
+        """Connect as root, autocommit on; the caller closes."""
+        return MySQLdb.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="root",
+            password=self.root_password,
+            database=schema,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=5,
+        )
+
+    def client_command(self) -> list[str] | None:
+        """Return the command that opens MySQL's own client as root; None where there is no client."""
+        client = find_mysql().client
+        if client is None:
+            return None
+        options_file = self.directory / "client.cnf"
+        login = f"user=root\npassword={self.root_password}\n"
+        write_private(options_file, f"[client]\nhost=127.0.0.1\nport={self.port}\n{login}")
+        return [*client, f"--defaults-file={options_file}", "--default-character-set=utf8mb4"]
+
+    def start(self) -> None:
+        """Start the server, with new data the first time; return when it answers. Nothing to do if it runs."""
+        if self.pid is not None:
+            return
+        files = find_mysql()
+        if not is_free(self.port):
+            (self.directory / "port").unlink()
+        self._write_settings(files)
+        if not self._data.exists():
+            self._initialize(files)
+        self._process.start([*files.server, f"--defaults-file={self._settings_file}"])
+        self._process.wait_ready(self._answers, timeout_s=60)
+
+    def stop(self, timeout_s: float = 30) -> None:
+        """Shut the server down in order."""
+        self._process.stop(timeout_s)
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        self._process.kill()
+
+    def suspend(self) -> None:
+        """Stop the process without ending it: it is there and does not answer."""
+        self._process.suspend()
+
+    def resume(self) -> None:
+        """Let a suspended server go on."""
+        self._process.resume()
+
+    def restart(self, options: Mapping[str, str] | None = None) -> None:
+        """Stop and start, on the same port; `options` are added to those it had."""
+        self.stop()
+        self.options.update(options or {})
+        self.start()
+
+    def _write_settings(self, files: MysqlFiles) -> None:
+        places = {"port": str(self.port), "datadir": str(self._data), "socket": "mysqld.sock"}
+        settings = {"user": _user_name(), **places, **self.options}
+        lines = ["[mysqld]", *(f"{name}={value}" for name, value in settings.items())]
+        lines += [option.removeprefix("--") for option in files.options]
+        self._settings_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _initialize(self, files: MysqlFiles) -> None:
+        """Make the data directory, with root's password in it: no moment in which root has none."""
+        unfinished = self.directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        statement_file = self.directory / "initialize.sql"
+        write_private(statement_file, f"ALTER USER root@localhost IDENTIFIED BY '{self.root_password}';\n")
+        initialize = [f"--defaults-file={self._settings_file}", "--initialize-insecure", f"--datadir={unfinished}"]
+        log_file = self._process.log_file
+        made = succeeds([*files.server, *initialize, f"--init-file={statement_file}"], log_file)
+        statement_file.unlink()
+        if not made:
+            raise ServerError(f"mysqld {files.version} can't make its data, see {log_file}. {OWN_SERVERS_HINT}")
+        unfinished.rename(self._data)
+
+    def _answers(self) -> bool:
+        try:
+            self.connect().close()
+        except MySQLdb.OperationalError:
+            return False
+        return True
+
+
+def _user_name() -> str:
+    """Return who we are. mysqld wants to be told that it may be root; another user can't enter a private home."""
+    return pwd.getpwuid(os.geteuid()).pw_name

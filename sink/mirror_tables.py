@@ -1,0 +1,166 @@
+"""Making and changing mirrors on the sink's server.
+
+Comes in: what a barrier asks for, on a session that holds the topic's lock and has no transaction open.  Goes out: DDL.
+
+Everything here may be done again: what is there already is left as it is, what is gone already isn't missed (B1).  Only
+tables whose comment says that we made them are ever dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from schemas.tables import TableName, TableSchema
+from sink.changes import difference
+from sink.column_types import SinkDialect
+from sink.ddl import (
+    MIRROR_COMMENT,
+    ComputedColumn,
+    SecondaryIndex,
+    add_columns,
+    add_index,
+    change_computed_column,
+    create_mirror,
+    quoted,
+)
+from sink.errors import LockConflict, SinkStopped, StatementFailed
+from sink.sql import Session
+
+log = logging.getLogger("rowflow.sink")
+
+# Table exists, column exists, index exists, nothing to drop: somebody who died did it before us.
+_DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
+
+
+class MirrorColumn(NamedTuple):
+    """A column of a mirror as the server has it."""
+
+    name: str
+    column_type: str
+    must_be_given: bool
+    """Whether an INSERT without it fails: NOT NULL, no default, not generated."""
+
+
+def make_anew(
+    session: Session,
+    schema: TableSchema,
+    mirror: str,
+    dialect: SinkDialect,
+    computed: Sequence[ComputedColumn],
+    indexes: Sequence[SecondaryIndex],
+) -> None:
+    """Drop the mirror, if there is one, and make it empty, with the plain indexes that the server takes (B3)."""
+    statement = create_mirror(schema, mirror, dialect, computed)
+    comment = _comment(session, mirror)
+    if comment is not None and not comment.startswith(MIRROR_COMMENT):
+        raise SinkStopped(
+            f"the sink has a table {mirror} that Rowflow didn't make; the mirror of {schema.name} would take its place."
+            f"  Rename it: RENAME TABLE {quoted(mirror)} TO {quoted(mirror + '_old')};  or set [sink] table_name"
+        )
+    session.execute(f"DROP TABLE IF EXISTS {quoted(mirror)}")
+    _run(session, statement, schema.name)
+    for index in indexes:
+        try:
+            session.execute(add_index(schema, mirror, dialect, index))
+        except StatementFailed as error:
+            if error.code not in _DONE_BEFORE:
+                log.warning("table=%s index=%s: the mirror goes without it: %s", schema.name, index.name, error)
+
+
+def follow(
+    session: Session,
+    old: TableSchema,
+    new: TableSchema,
+    mirror: str,
+    dialect: SinkDialect,
+    computed: Sequence[ComputedColumn],
+) -> None:
+    """Add the new version's new columns.  Any other difference is a loud stop: its rows would be guessed."""
+    change = difference(old, new)
+    if change.other:
+        raise SinkStopped(
+            f"the mirror of {new.name} can't follow from schema {old.fingerprint} to {new.fingerprint}:"
+            f" {'; '.join(change.other)}.  Read the table whole: rowflow snapshot {new.name}"
+        )
+    clashing = [column.name for column in computed if column.name in change.added]
+    if clashing:
+        raise SinkStopped(
+            f"{new.name} has new columns {', '.join(clashing)}, which its mirror has as computed columns."
+            f"  Rename their functions in functions.py, then: rowflow snapshot {new.name}"
+        )
+    present = {column.name for column in columns(session, mirror)}
+    missing = [name for name in change.added if name not in present]
+    if missing:
+        _run(session, add_columns(new, mirror, dialect, missing), new.name)
+
+
+def empty(session: Session, table: TableName, mirror: str) -> None:
+    """Take all rows out."""
+    _run(session, f"TRUNCATE TABLE {quoted(mirror)}", table)
+
+
+def fit_computed(
+    session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, computed: Sequence[ComputedColumn]
+) -> None:
+    """Give a mirror the computed columns that it lacks, and their present types; their old rows are NULL there.
+
+    Columns of functions that are gone stay.
+    """
+    present = {column.name: column for column in columns(session, mirror)}
+    missing = [column for column in computed if column.name not in present]
+    if missing:
+        _run(session, add_columns(schema, mirror, dialect, (), missing), schema.name)
+    for column in computed:
+        if column.name in present and not _is_of(column.sql_type, present[column.name].column_type):
+            log.warning("table=%s column=%s: of another type now; NULL until written", schema.name, column.name)
+            _run(session, change_computed_column(mirror, column), schema.name)
+
+
+def columns(session: Session, mirror: str) -> tuple[MirrorColumn, ...]:
+    """The columns that a mirror has, in order; none where there is no such table."""
+    rows = session.fetch(
+        "SELECT column_name, column_type, is_nullable = 'NO' AND column_default IS NULL"
+        " AND extra NOT LIKE '%%auto_increment%%' AND COALESCE(generation_expression, '') = ''"
+        " FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"
+        " ORDER BY ordinal_position",
+        (mirror,),
+    )
+    return tuple(MirrorColumn(str(name), _text(kind), bool(needed)) for name, kind, needed in rows)
+
+
+def _comment(session: Session, mirror: str) -> str | None:
+    """The comment of a table or view; None where there is none of that name."""
+    rows = session.fetch(
+        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
+        (mirror,),
+    )
+    return _text(rows[0][0]) if rows else None
+
+
+def _is_of(wanted: str, present: str) -> bool:
+    """Whether a column declared as ``wanted`` shows as ``present`` (bigint may show as bigint(20), JSON as LONGTEXT)."""
+    words = wanted.split(" ", maxsplit=1)[0]
+    shown = {present, present.split("(", maxsplit=1)[0]}
+    return words in shown or (words, present) == ("json", "longtext")
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _run(session: Session, statement: str, table: TableName) -> None:
+    """Run DDL; what was done before is no failure, what the server refuses is a loud stop that names the table."""
+    try:
+        session.execute(statement)
+    except StatementFailed as error:
+        if error.code not in _DONE_BEFORE:
+            raise SinkStopped(
+                f"the mirror of {table} can't be made or changed: {error}\nThe statement was: {statement}\nMend what it"
+                f' names, or leave the table out: [source] tables = ["!{table}"]'
+            ) from error
+    except LockConflict as error:
+        raise LockConflict(
+            f"the mirror of {table} is in use by another session: {error}; the change waits for it", error.code
+        ) from error

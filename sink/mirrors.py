@@ -1,0 +1,337 @@
+"""Mirrors: what slices of captured tables come to in the sink.
+
+Comes in: slices of one partition.  Goes out: upserts and deletes of the last change per key, dead letters, and
+entries at barriers, all within the slice's transaction; at barriers, mirrors made and changed.
+
+What a slice may do depends on its table's state (tables.py): a new table's topic begins with the begin barrier that
+makes the mirror, else it is a loud stop; a table that awaits a job passes everything over up to that job's begin
+barrier. Preparing does all the parsing, folding, computing and rendering; applying sends what is ready, and may be
+done again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from schemas.events import Barrier, BarrierKind
+from schemas.tables import TableSchema
+from sink import barriers, dead_letters, mirror_tables
+from sink.column_types import SinkDialect
+from sink.computed import ComputedFunctions, RowComputer
+from sink.config import SinkConfig
+from sink.ddl import SecondaryIndex
+from sink.errors import SinkStopped, StatementFailed
+from sink.fold import BarrierRecord, Change, Failure, Folded, find_barrier, fold, undecodable_columns
+from sink.refusals import write
+from sink.slices import Record, Slice
+from sink.sql import Session, SessionPool
+from sink.statements import Batch, DeleteForm, Literal, RenderedRow, UpsertForm, key_order, render
+from sink.tables import MirrorStatus, SchemaSource, TableState, mark_made, mark_schema, read_state
+from sink.values import UnreadableError
+
+_STATEMENT_RESERVE_BYTES = 64 * 1024
+"""What a statement has besides its rows, at most: head and tail name every column up to three times."""
+
+# No such table, unknown column, column without a default: somebody changed the mirror by hand.
+_CHANGED_BY_HAND = frozenset({1054, 1146, 1364})
+
+
+class MirrorWriter:
+    """Makes statements for one mirror at one version of its table."""
+
+    def __init__(self, schema: TableSchema, mirror: str, dialect: SinkDialect, functions: ComputedFunctions) -> None:
+        self.schema = schema
+        computed = functions.by_table.get(schema.name, ())
+        names = [function.column.name for function in computed]
+        self._upsert = UpsertForm(schema, mirror, names, row_alias=dialect.has_row_alias)
+        self._delete = DeleteForm(schema, mirror)
+        self._computer = RowComputer(schema, computed) if computed else None
+        self._key_of_row = key_order(schema, schema.columns)
+
+    def batches(
+        self, changes: Sequence[Change], literal: Literal, row_bytes_max: int
+    ) -> tuple[list[Batch], list[Failure]]:
+        """The statements for folded changes, in key order, deletes first; and the changes that can't be made.
+
+        Raises RowTooLongError where a row needs more than ``row_bytes_max``.
+        """
+        upserts: list[tuple[tuple[object, ...], list[object], Record]] = []
+        deletes: list[tuple[tuple[object, ...], Record]] = []
+        failures: list[Failure] = []
+        for record, row, gone in changes:
+            try:
+                if gone:
+                    key = tuple(self._delete.parameters(row))
+                    deletes.append((_whole(key), record))
+                else:
+                    values = self._upsert.parameters(row)
+                    key = _whole(self._key_of_row(values))
+                    if self._computer is not None:
+                        values += self._computer.parameters(row)
+                    upserts.append((key, values, record))
+            except UnreadableError as error:
+                failures.append(Failure(record, error.reason, error.detail))
+        deletes.sort(key=_key)
+        upserts.sort(key=_key)
+        conditions = [RenderedRow(self._delete.condition(key, literal), record) for key, record in deletes]
+        rows = [RenderedRow(render(values, literal), record) for _, values, record in upserts]
+        for text, record in rows:
+            if len(text) > row_bytes_max:
+                raise RowTooLongError(record.offset, len(text) + _STATEMENT_RESERVE_BYTES)
+        return [*self._delete.batches(conditions), *self._upsert.batches(rows, row_bytes_max)], failures
+
+
+class RowTooLongError(Exception):
+    """A row doesn't fit into one statement of the server."""
+
+    def __init__(self, offset: int, statement_bytes: int) -> None:
+        super().__init__(offset, statement_bytes)
+        self.offset = offset
+        self.statement_bytes = statement_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSlice:
+    """A slice whose statements are ready.  Applying it changes nothing in it."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: Sequence[Record]
+    batches: Sequence[Batch]
+    failures: Sequence[Failure]
+    undecodable: Sequence[Failure]
+    """Records that are written, with NULL for the columns that could not be decoded, and filed as letters too."""
+    cut: BarrierRecord | None
+    runs: dead_letters.RunCounter
+    dead_letters_in_a_row_max: int
+
+    @property
+    def barrier(self) -> Barrier | None:
+        """The barrier at which the slice ends."""
+        return None if self.cut is None else self.cut.barrier
+
+    def apply(self, session: Session) -> None:
+        """Write rows, letters and the entry at the barrier, inside the transaction that is open."""
+        failed = {failure.record.offset: failure for failure in self.failures}
+        for batch in self.batches:
+            try:
+                refused = write(session, batch)
+            except StatementFailed as error:
+                if error.code in _CHANGED_BY_HAND:
+                    raise self._changed_by_hand(error) from error
+                raise
+            failed.update((failure.record.offset, failure) for failure in refused)
+        run = self.runs.longest(self.topic, self.partition, self.start, self.end, self.records, failed)
+        if run.length > self.dead_letters_in_a_row_max:
+            reason = failed[run.last_offset].reason
+            raise dead_letters.too_many(self.topic, self.partition, run, reason, self.dead_letters_in_a_row_max)
+        letters = {failure.record.offset: failure for failure in self.undecodable} | failed
+        dead_letters.file_letters(session, self.topic, self.partition, (letters[offset] for offset in sorted(letters)))
+        if self.cut is not None:
+            barriers.enter(session, self.topic, self.partition, self.cut)
+
+    def _changed_by_hand(self, error: StatementFailed) -> SinkStopped:
+        return SinkStopped(
+            f"topic {self.topic} [{self.partition}] offset {self.start}: the mirror isn't as Rowflow made it: {error}\n"
+            "Start the worker again: it names what differs and the statement that mends it"
+        )
+
+
+class _Cut(NamedTuple):
+    """Which records of a slice are to be done, and the barrier behind them."""
+
+    records: Sequence[Record]
+    barrier: BarrierRecord | None
+    end: int
+
+
+class MirrorTarget:
+    """What the worker writes slices to (:class:`sink.slices.Target`)."""
+
+    def __init__(
+        self,
+        *,
+        config: SinkConfig,
+        pool: SessionPool,
+        schemas: SchemaSource,
+        dialect: SinkDialect,
+        functions: ComputedFunctions,
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._schemas = schemas
+        self._dialect = dialect
+        self._functions = functions
+        self._runs = dead_letters.RunCounter()
+        self._writers: dict[tuple[str, str, str], MirrorWriter] = {}
+        self._writers_lock = threading.Lock()
+
+    def prepare(self, slice_: Slice) -> PreparedSlice:
+        """Parse, fold, compute and render.  Raises StoppedError where going on would guess."""
+        with self._pool.lend() as session:
+            state = read_state(session, slice_.topic)
+            cut = _cut(slice_, state)
+            batches: Sequence[Batch] = ()
+            folded = Folded((), (), {})
+            failures: Sequence[Failure] = ()
+            if cut.records:
+                folded = fold(cut.records, state.fingerprint)
+                if folded.foreign:
+                    raise _foreign(slice_, state, folded)
+                batches, failures = self._batches(session, slice_, state, folded)
+        if cut.barrier is not None and cut.barrier.barrier.kind in {BarrierKind.BEGIN, BarrierKind.SCHEMA}:
+            # Here, where it may take its time: while the barrier's work waited, its connection would idle away.
+            self._schemas.get(state.table.db, state.table.table, cut.barrier.barrier.fingerprint)
+        return PreparedSlice(
+            topic=slice_.topic,
+            partition=slice_.partition,
+            start=slice_.start,
+            end=cut.end,
+            records=[record for record in cut.records if record.value is not None],
+            batches=batches,
+            failures=(*folded.failures, *failures),
+            undecodable=_undecodable(folded.changes),
+            cut=cut.barrier,
+            runs=self._runs,
+            dead_letters_in_a_row_max=self._config.dead_letters_in_a_row_max,
+        )
+
+    def try_to_finish(self, topic: str, barrier_id: str, partitions: int) -> bool:
+        """Whether the barrier is done; see :func:`sink.barriers.try_to_finish`."""
+
+        def work(session: Session, barrier: Barrier, field: bytes) -> barriers.Bookkeeping:
+            return self._work(session, topic, barrier, field)
+
+        return barriers.try_to_finish(self._pool, topic, barrier_id, partitions, work)
+
+    def _batches(
+        self, session: Session, slice_: Slice, state: TableState, folded: Folded
+    ) -> tuple[Sequence[Batch], Sequence[Failure]]:
+        writer = self._writer(state)
+        row_bytes_max = session.server.max_packet_bytes - _STATEMENT_RESERVE_BYTES
+        try:
+            return writer.batches(folded.changes, session.literal, row_bytes_max)
+        except RowTooLongError as error:
+            raise dead_letters.too_long_for_packet(
+                slice_.topic, slice_.partition, error.offset, error.statement_bytes
+            ) from None
+
+    def _writer(self, state: TableState) -> MirrorWriter:
+        place = (state.topic, state.fingerprint, state.mirror)
+        with self._writers_lock:
+            writer = self._writers.get(place)
+        if writer is None:
+            schema = self._schemas.get(state.table.db, state.table.table, state.fingerprint)
+            writer = MirrorWriter(schema, state.mirror, self._dialect, self._functions)
+            with self._writers_lock:
+                self._writers[place] = writer
+        return writer
+
+    def _work(self, session: Session, topic: str, barrier: Barrier, field: bytes) -> barriers.Bookkeeping:
+        """What a barrier asks for, on the mirror; returns what is to be written down with it."""
+        state = read_state(session, topic)
+        table, mirror = state.table, state.mirror
+        computed = self._functions.columns(table)
+        if barrier.kind is BarrierKind.BEGIN:
+            schema = self._schemas.get(table.db, table.table, barrier.fingerprint)
+            mirror_tables.make_anew(session, schema, mirror, self._dialect, computed, _indexes(topic, field))
+
+            def begun(session: Session) -> None:
+                mark_made(session, topic, barrier.fingerprint, self._functions.fingerprint_for(table))
+                dead_letters.outdate(session, topic)
+
+            return begun
+        if barrier.kind is BarrierKind.SCHEMA:
+            old = self._schemas.get(table.db, table.table, state.fingerprint)
+            new = self._schemas.get(table.db, table.table, barrier.fingerprint)
+            mirror_tables.follow(session, old, new, mirror, self._dialect, computed)
+            return lambda session: mark_schema(session, topic, barrier.fingerprint)
+        if barrier.kind is BarrierKind.TRUNCATE:
+            mirror_tables.empty(session, table, mirror)
+        return lambda _session: None
+
+
+def _cut(slice_: Slice, state: TableState) -> _Cut:
+    """What of a slice counts, by its table's state.  Raises SinkStopped."""
+    records = slice_.records
+    if state.status is MirrorStatus.AWAITING:
+        return _from_awaited(slice_, state.awaited_job)
+    try:
+        found = find_barrier(records)
+    except ValueError as error:
+        raise SinkStopped(
+            f"topic {slice_.topic} [{slice_.partition}] offsets {slice_.start} to {slice_.end - 1}: {error}."
+            f"  Read the table whole: rowflow snapshot {state.table} --start-over"
+        ) from None
+    begins = found is not None and found[0] == 0 and found[1].barrier.kind is BarrierKind.BEGIN
+    if state.status is MirrorStatus.NEW and records and not begins:
+        raise SinkStopped(
+            f"topic {slice_.topic} [{slice_.partition}] offset {records[0].offset}: the first record should be the"
+            f" barrier at which the mirror of {state.table} is made, and is another."
+            f"  Read the table whole: rowflow snapshot {state.table} --start-over"
+        )
+    if found is None:
+        return _Cut(records, None, slice_.end)
+    place, barrier = found
+    return _Cut(records[:place], barrier, barrier.record.offset + 1)
+
+
+def _from_awaited(slice_: Slice, job: str) -> _Cut:
+    """Nothing, up to the begin barrier of the awaited job; what isn't a readable barrier is passed over too."""
+    for place, record in enumerate(slice_.records):
+        try:
+            found = find_barrier(slice_.records[place : place + 1])
+        except ValueError:
+            continue
+        if found is not None and found[1].barrier.kind is BarrierKind.BEGIN and found[1].barrier.job == job:
+            return _Cut((), found[1], record.offset + 1)
+    return _Cut((), None, slice_.end)
+
+
+def _undecodable(changes: Sequence[Change]) -> list[Failure]:
+    letters = []
+    for record, _, gone in changes:
+        if record.headers and not gone:
+            columns = undecodable_columns(record)
+            if columns:
+                letters.append(
+                    Failure(record, f"text not valid in its character set, stored as NULL: {', '.join(columns)}")
+                )
+    return letters
+
+
+def _foreign(slice_: Slice, state: TableState, folded: Folded) -> SinkStopped:
+    fingerprint, offset = min(folded.foreign.items(), key=lambda found: found[1])
+    return SinkStopped(
+        f"topic {slice_.topic} [{slice_.partition}] offset {offset}: the event has schema {fingerprint}, the mirror of"
+        f" {state.table} has {state.fingerprint}, and no barrier lay between."
+        f"  Read the table whole: rowflow snapshot {state.table} --start-over"
+    )
+
+
+def _indexes(topic: str, field: bytes) -> list[SecondaryIndex]:
+    """The plain indexes that a begin barrier brings along, if it does."""
+    try:
+        return [SecondaryIndex.from_dict(index) for index in orjson.loads(field).get("indexes", ())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SinkStopped(
+            f"topic {topic}: the begin barrier's indexes can't be read: {type(error).__name__}"
+        ) from error
+
+
+def _whole(key: Sequence[object]) -> tuple[object, ...]:
+    """A key as what rows are ordered by; raises UnreadableError where a part of it is NULL."""
+    if None in key:
+        raise UnreadableError("a column of the key is NULL")
+    return tuple(key)
+
+
+def _key(item: tuple[tuple[object, ...], *tuple[object, ...]]) -> tuple[object, ...]:
+    return item[0]

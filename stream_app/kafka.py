@@ -1,0 +1,195 @@
+"""What a worker asks Kafka beside its slices: the one module of this room that knows confluent-kafka.
+
+Comes in: names of topics.  Goes out: their ids and log ranges, the records of the compacted topics, what a group has
+committed; and requests into ``<prefix>.__jobs``.  All calls block, and raise KafkaUnreachable where Kafka doesn't answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from schemas.tables import TableName
+from sink.progress import LogRange, TopicFacts
+from stream_app.config import WorkerConfig
+from stream_app.errors import KafkaUnreachable
+
+ANSWER_TIMEOUT_S = 10.0
+REFRESH_S = 0.2
+"""More than a broker holds a fetch of a compacted topic."""
+_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError.RESOURCE_NOT_FOUND}
+
+_client_log = logging.getLogger("rowflow.worker.librdkafka")
+_client_log.setLevel(logging.ERROR)
+
+
+def client_options(config: WorkerConfig) -> dict[str, Any]:
+    """What every client of this process is made with."""
+    return {
+        **config.kafka_options,
+        "bootstrap.servers": config.bootstrap_servers,
+        "logger": _client_log,
+    }
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exception:
+        raise KafkaUnreachable(f"Kafka: {what}: {exception.args[0].name()}") from exception
+    except TimeoutError as exception:
+        raise KafkaUnreachable(f"Kafka: {what}: no answer within {ANSWER_TIMEOUT_S:.0f} s") from exception
+
+
+class TopicLookup:
+    """Ids, partitions and log ranges of topics, and the committed offsets of a group."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._admin = AdminClient({**client_options(config), "socket.timeout.ms": int(ANSWER_TIMEOUT_S * 1000)})
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """By topic: Kafka's id of it and the number of its partitions; topics that don't exist are left out."""
+        names = list(topics)
+        found = {}
+        if not names:
+            return found
+        with _translated("describing topics"):
+            for name, future in self._admin.describe_topics(TopicCollection(names)).items():
+                try:
+                    description = future.result(ANSWER_TIMEOUT_S)
+                except KafkaException as exception:
+                    if exception.args[0].code() not in _MISSING:
+                        raise
+                else:
+                    found[name] = (str(description.topic_id), len(description.partitions))
+        return found
+
+    def facts(self, topic: str, table: TableName) -> TopicFacts | None:
+        """What the sink's progress is held against; None where there is no such topic."""
+        described = self.topic_ids([topic]).get(topic)
+        if described is None:
+            return None
+        topic_id, partitions = described
+        places = [TopicPartition(topic, partition) for partition in range(partitions)]
+        with _translated(f"offsets of {topic}"):
+            begins = _results(self._admin.list_offsets({place: OffsetSpec.earliest() for place in places}))
+            ends = _results(self._admin.list_offsets({place: OffsetSpec.latest() for place in places}))
+        logs = {
+            place.partition: LogRange(begin.offset, end.offset)
+            for place, begin, end in zip(places, begins, ends, strict=True)
+        }
+        return TopicFacts(topic, topic_id, table, logs)
+
+    def committed(self, group: str) -> list[TopicPartition]:
+        """What a group has committed; ``offset`` and ``metadata`` are what was last written."""
+        with _translated(f"offsets of group {group}"):
+            futures = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+            try:
+                answer = futures[group].result(ANSWER_TIMEOUT_S)
+            except KafkaException as exception:
+                if exception.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return []
+                raise
+        return [place for place in answer.topic_partitions or [] if place.offset >= 0]
+
+
+def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[Any]:
+    return [future.result(ANSWER_TIMEOUT_S) for future in futures.values()]
+
+
+class CompactedTopic:
+    """The last record of every key in a topic of one partition, read committed, kept up to date on request."""
+
+    def __init__(self, config: WorkerConfig, topic: str) -> None:
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._records: dict[bytes, bytes] = {}
+        self._consumer = Consumer(
+            {
+                **client_options(config),
+                "group.id": f"{topic}.reader",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 50,
+                "allow.auto.create.topics": False,
+            }
+        )
+        self._begin()
+
+    def refresh(self) -> Mapping[bytes, bytes]:
+        """Read on to the end of what is committed; returns values by key.  A topic that isn't there yet is empty.
+
+        The end is known for sure the first time; later it is where a moment brings nothing more.
+        """
+        with self._lock:
+            while True:
+                message = self._consumer.poll(REFRESH_S if self._reached_end else ANSWER_TIMEOUT_S)
+                if message is None:
+                    if self._reached_end:
+                        return dict(self._records)
+                    raise KafkaUnreachable(f"Kafka: no answer for {self._topic} within {ANSWER_TIMEOUT_S:.0f} s")
+                error = message.error()
+                if error is None:
+                    self._take(message.key(), message.value())
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
+                    self._reached_end = True
+                    return dict(self._records)
+                else:
+                    self._begin()
+                    if error.code() in _MISSING:
+                        return {}
+                    raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
+
+    def close(self) -> None:
+        """Leave Kafka."""
+        self._consumer.close()
+
+    def _begin(self) -> None:
+        self._reached_end = False
+        self._records.clear()
+        self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+
+    def _take(self, key: bytes | None, value: bytes | None) -> None:
+        if key is None:
+            return
+        if value is None:
+            self._records.pop(key, None)
+        else:
+            self._records[key] = value
+
+
+class RequestSender:
+    """Sends job requests; a record is in Kafka when :meth:`send` returns."""
+
+    def __init__(self, config: WorkerConfig, topic: str) -> None:
+        self._topic = topic
+        self._producer = Producer({**client_options(config), "acks": "all", "enable.idempotence": True})
+
+    def send(self, key: bytes, value: bytes) -> None:
+        """Write one record to the topic's only partition."""
+        failures: list[KafkaError] = []
+        with _translated(f"writing to {self._topic}"):
+            self._producer.produce(
+                self._topic, value, key, partition=0, on_delivery=lambda error, _: error and failures.append(error)
+            )
+        if self._producer.flush(ANSWER_TIMEOUT_S) or failures:
+            raise KafkaUnreachable(f"Kafka: a record for {self._topic} was not taken; it will be sent again")
