@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import time
 from contextlib import suppress
 from typing import Any
@@ -81,24 +82,37 @@ class DumpConnection:
             return b""
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """The next bytes, or None where none came in time; raises SourceAway where the connection is dead or ended."""
+        """The next bytes, all that are there up to CHUNK_BYTES, or None where none came in time.
+
+        Raises SourceAway where the connection is dead or ended.
+        """
         if self._left:
             left, self._left = self._left, b""
             return left
+        first = self._receive(timeout_s, CHUNK_BYTES)
+        if first is None:
+            if time.monotonic() - self._received_s > self._read_timeout_s:
+                raise SourceAway(f"nothing came from the source for {self._read_timeout_s:g} s, no heartbeat either")
+            return None
+        self._received_s = time.monotonic()
+        chunks = [first]
+        size = len(first)
+        # TLS hands out no more than a record, 16 KiB, at a time.
+        while size < CHUNK_BYTES and (more := self._receive(0, CHUNK_BYTES - size)) is not None:
+            chunks.append(more)
+            size += len(more)
+        return b"".join(chunks)
+
+    def _receive(self, timeout_s: float, bytes_max: int) -> bytes | None:
         try:
             self._socket.settimeout(timeout_s)
-            chunk = self._socket.recv(CHUNK_BYTES)
-        except TimeoutError:
-            if time.monotonic() - self._received_s > self._read_timeout_s:
-                raise SourceAway(
-                    f"nothing came from the source for {self._read_timeout_s:g} s, no heartbeat either"
-                ) from None
+            chunk = self._socket.recv(bytes_max)
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             return None
         except OSError as error:
             raise SourceAway(f"the binlog connection was lost: {error}") from error
         if not chunk:
             raise SourceAway("the source has closed the binlog connection")
-        self._received_s = time.monotonic()
         return chunk
 
     def pause_allowed(self) -> None:

@@ -97,10 +97,6 @@ class FollowedTables:
         """All that were met so far."""
         return list(self._tables.values())
 
-    def forget(self, name: TableName) -> None:
-        """A pending table that turned out not to exist."""
-        self._tables.pop(name, None)
-
     # ---- what the stream asks ----
 
     def find(self, name: TableName) -> FollowedTable | None:
@@ -161,11 +157,16 @@ class FollowedTables:
         if statement.kind is Kind.GONE:
             batches = self._gone(named, f"it was dropped, renamed or replaced at {origin.file}:{origin.pos}", origin)
         for table in named:
-            reshaped = statement.kind is Kind.RESHAPED
-            self.wishes.looks[table.name] = self.wishes.looks.get(table.name, False) or reshaped
-        if any(name not in self._tables and self._patterns.matches(name) for name in names):
+            if table.publishing:
+                reshaped = statement.kind is Kind.RESHAPED
+                self.wishes.looks[table.name] = self.wishes.looks.get(table.name, False) or reshaped
+        if any(self._may_be_new(name) for name in names):
             self.wishes.rescan = True
         return batches
+
+    def _may_be_new(self, name: TableName) -> bool:
+        known = self._tables.get(name)
+        return known.state is None if known is not None else self._patterns.matches(name)
 
     def _as_stored(self, name: TableName) -> TableName:
         return TableName(name.db.lower(), name.table.lower()) if self._lower_case else name

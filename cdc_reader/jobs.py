@@ -241,10 +241,13 @@ class JobRunner:
             return self._fail(state, why, moment)
         topic_id = self._ensure_topics([table.topic])[table.topic]
         schema = result.schema
-        first = table.state is None or table.state.status == TableStatus.FIRST_READ
-        status = TableStatus.FIRST_READ if first else TableStatus.FOLLOWED
         followed = TableState(
-            table.name.db, table.name.table, status.value, schema.fingerprint, topic_id, since_ms=moment.origin.now_ms
+            table.name.db,
+            table.name.table,
+            TableStatus.FIRST_READ.value,
+            schema.fingerprint,
+            topic_id,
+            since_ms=moment.origin.now_ms,
         )
         barrier = Barrier(f"begin-{request.id}", BarrierKind.BEGIN, schema.fingerprint, table.fingerprint, request.id)
         table.schema, table.fingerprint, table.publishing = schema, schema.fingerprint, True
@@ -353,6 +356,4 @@ class JobRunner:
                 batches += self._tables.stand_still(table, why, moment.origin)
         elif table is not None and "primary key" in why:
             batches += self._tables.stand_still(table, why, moment.origin)
-        else:
-            self._tables.forget(job.name)
         return batches

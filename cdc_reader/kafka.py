@@ -135,7 +135,7 @@ class TransactionalProducer:
                     if headers is None:
                         produce(topic, value, key, partition)
                     else:
-                        produce(topic, value, key, partition, headers=headers)
+                        produce(topic, value, key, partition, headers=list(headers))
                     break
                 except BufferError:
                     self._wait_for_room()

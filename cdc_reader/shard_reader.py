@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from cdc_reader.errors import SourceAway, SourceRefused
-from cdc_reader.information_schema import read_indexes_sql, read_schema
+from cdc_reader.information_schema import read_indexes, read_schema
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
 from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted
@@ -182,7 +182,7 @@ class ShardReader:
         try:
             session.rows(f"SELECT 1 FROM {_table(name)} LIMIT 0")
             schema = read_schema(session, name)
-            indexes = read_indexes_sql(session, name)
+            indexes = read_indexes(session, name)
             estimate = session.texts(
                 "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", name
             )

@@ -145,14 +145,16 @@ class Stream:
         return Place(self._file, self._pos)
 
     def position(self) -> Position:
-        """The position behind the last whole transaction."""
+        """The position behind the last whole transaction; before the first one, what is published of it stays said."""
         gtids = str(self.gtids) if self._with_gtids else ""
         if not self._with_gtids and self._pos >= _POSITIONS_MAX:
             raise SourceStopped(
                 f"{self._file} has grown past 4 GiB and the source has no GTIDs: a place in it can't be gone on from; "
                 "run FLUSH BINARY LOGS on the source, then rowflow snapshot --all --start-over"
             )
-        return Position(self._file, self._pos, gtids, self.server_uuid)
+        return Position(
+            self._file, self._pos, gtids, self.server_uuid, self._skip, self._skip_gtid if self._skip else ""
+        )
 
     def part_position(self) -> Position:
         """The position in the middle of a transaction: its start, and the row images before the next event (R4)."""
@@ -160,7 +162,7 @@ class Stream:
         gtids = str(self.gtids) if self._with_gtids else ""
         skip_gtid = str(self._gtid) if self._gtid else ""
         start = self._start_place
-        return Position(start.file, start.pos, gtids, self.server_uuid, self._images, skip_gtid)
+        return Position(start.file, start.pos, gtids, self.server_uuid, max(self._images, self._skip), skip_gtid)
 
     def take(self) -> list[Batch]:
         """Takes the batches that have gathered; the reader publishes them."""

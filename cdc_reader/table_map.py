@@ -120,7 +120,7 @@ def parse_table_map(body: bytes, collations: Mapping[int, Collation]) -> TableSc
 def _wire_columns(name: TableName, body: bytes) -> tuple[list[_WireColumn], int]:
     """The fixed part: types, their metadata and nullability; and where the optional metadata begins."""
     offset = 3 + body[0]
-    offset += 2 + body[offset - 1]
+    offset += 1 + body[offset - 1]
     count, offset = length_encoded(body, offset)
     types = body[offset : offset + count]
     metadata_bytes, place = length_encoded(body, offset + count)

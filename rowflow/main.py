@@ -26,21 +26,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from rowflow import __version__
-from rowflow.commands.read import read
-from rowflow.commands.reader import reader
-from rowflow.commands.snapshot import snapshot
-from rowflow.commands.status import status
-from rowflow.commands.up import up
-from rowflow.commands.wait import wait
-from rowflow.commands.worker import worker
 from rowflow.errors import NoSettingsError
 from rowflow.logs import describe_place, describe_traceback
 from rowflow.template import TEMPLATE
 from schemas.errors import RowflowError
+from schemas.patterns import near_names
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +43,41 @@ FAILED = 1
 MISUSED = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+COMMANDS = ("up", "reader", "worker", "read", "snapshot", "wait", "check", "status")
+"""In the order of the help; each is in the file of its name in rowflow/commands/."""
+
+
+class CommandGroup(click.Group):
+    """Imports a command's file when it is asked for: `status` doesn't wait for what only workers need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None: there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"rowflow.commands.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As the base class does, naming the nearest command where there is none of that name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = near_names(args[0], COMMANDS)
+            raise click.UsageError(f"no such command: {args[0]}" + (f"; did you mean {near[0]}?" if near else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="rowflow", message="%(prog)s %(version)s")
 def cli() -> None:
     """Keep results in MySQL up to date from the changes of other MySQL tables.
 
     Settings are in ./rowflow.toml; a command that finds none prints one to copy.
     """
-
-
-for command in (up, reader, worker, read, snapshot, wait, status):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

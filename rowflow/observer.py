@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cdc_reader.positions import Place
+from rowflow.configs import sink_functions
 from rowflow.feed import Feed
 from rowflow.kafka import Kafka, LogEnds
+from rowflow.settings import Settings
 from rowflow.source import Source
 from rowflow.status import (
     DeadLetterLine,
@@ -122,6 +124,20 @@ class Observer:
     def _sample(self) -> _Sample:
         with self._sink.lend() as session:
             return _Sample(time.monotonic(), overview.progress(session))
+
+
+@contextmanager
+def observer_of(settings: Settings) -> Iterator[Observer]:
+    """An observer of all that the settings name.  Raises SettingError; servers may be away."""
+    source = Source(settings.require_source())
+    sink = SessionPool(settings.require_sink().address)
+    kafka_settings = settings.require_kafka()
+    kafka = Kafka(kafka_settings)
+    try:
+        with Feed(kafka, kafka_settings.prefix) as feed:
+            yield Observer(kafka, feed, source, sink, prefix=kafka_settings.prefix, functions=sink_functions(settings))
+    finally:
+        sink.close()
 
 
 @contextmanager

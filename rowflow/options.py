@@ -50,7 +50,9 @@ def command_line(context: click.Context) -> CommandLine:
 
 
 class SettingsCommand(click.Command):
-    """A command whose help lists the settings' flags apart from its own options."""
+    """A command whose help ends with the settings' flags, apart from its own options, and an example."""
+
+    example = ""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the two lists."""
@@ -64,6 +66,8 @@ class SettingsCommand(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+        with formatter.section("Example"):
+            formatter.write_text(self.example)
 
 
 class SettingOption(click.Option):
@@ -80,10 +84,12 @@ class SettingOption(click.Option):
         )
 
 
-def settings_command(name: str, *sections: str) -> Callable[[Callable[Concatenate[Settings, P], int]], click.Command]:
+def settings_command(
+    name: str, *sections: str, example: str
+) -> Callable[[Callable[Concatenate[Settings, P], int]], click.Command]:
     """Make a command of a function that takes the settings and its own options and gives the exit code.
 
-    ``sections``: those whose settings get flags.
+    ``sections``: those whose settings get flags.  ``example``: a command line that can be run as it stands.
     """
 
     def decorate(function: Callable[Concatenate[Settings, P], int]) -> click.Command:
@@ -94,6 +100,7 @@ def settings_command(name: str, *sections: str) -> Callable[[Callable[Concatenat
             return function(load_settings(line.config, line.values), *args, **kwargs)
 
         command = click.command(name, cls=SettingsCommand)(run)
+        command.example = example
         command.params += [_CONFIG, _VERBOSE, *(flag for section in sections for flag in _flags(section))]
         return command
 

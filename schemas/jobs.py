@@ -32,7 +32,7 @@ class TableStatus(StrEnum):
     """Whether a captured table is followed."""
 
     FIRST_READ = "first read"
-    """Its begin barrier is published and its events are; the first read isn't finished."""
+    """Its begin barrier is published and its events are, but the job that makes its mirror anew isn't finished."""
     FOLLOWED = "followed"
     STANDS_STILL = "stands still"
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from servers.downloads import exclusive
 from servers.errors import ServerError
 from servers.kafka_files import find_kafka
 from servers.services import Services, given_servers, write_settings
@@ -79,14 +80,15 @@ def _run(directory: Path, command: Sequence[str], *, keep: bool) -> int:
     if given_servers(os.environ) is not None:
         return _exit_code(command, {})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is to be ended is ended
-    services = Services(directory)
-    services.stop()
-    services.remove()
-    try:
-        return _exit_code(command, _start(directory).environment())
-    finally:
-        if not keep:
-            services.stop()
+    with exclusive(directory / "run.lock", notice=f"Waiting for another run in {directory} to end ..."):
+        services = Services(directory)
+        services.stop()
+        services.remove()
+        try:
+            return _exit_code(command, _start(directory).environment())
+        finally:
+            if not keep:
+                services.stop()
 
 
 def _start(directory: Path) -> Services:

@@ -8,7 +8,11 @@ from pathlib import Path
 def succeeds(command: Sequence[str | Path], log_file: Path) -> bool:
     """Run a command without input, its output added to the log file; did it exit with 0?"""
     with log_file.open("ab") as log:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False)
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False)
+        except OSError as error:
+            log.write(f"{error}\n".encode())
+            return False
     return done.returncode == 0
 
 

@@ -18,11 +18,16 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def exclusive(lock_file: Path) -> Iterator[None]:
-    """Hold a lock that other processes respect: two clones fetch one download once."""
+def exclusive(lock_file: Path, notice: str = "") -> Iterator[None]:
+    """Hold a lock that other processes respect; while another holds it, print the notice and wait."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if notice:
+                print(notice, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -75,7 +75,7 @@ class KafkaServer:
             self._format(jars)
         broker = ["-Xms256m", "-Xmx512m", *java_options(jars), "kafka.Kafka", str(self._settings_file)]
         self._process.start([java(), *broker])
-        self._process.wait_ready(self._answers, timeout_s=60)
+        self._process.wait_ready(self._answers, timeout_s=120)
 
     def stop(self, timeout_s: float = 30) -> None:
         """Shut the broker down in order."""
@@ -120,10 +120,10 @@ class KafkaServer:
         self._settings_file.write_text("".join(lines), encoding="utf-8")
 
     def _format(self, jars: Path) -> None:
-        cluster_id = urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+        cluster_id = urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()  # may begin with "-"
         tool = [java(), "-XX:TieredStopAtLevel=1", *java_options(jars), "kafka.tools.StorageTool", "format"]
         log_file = self._process.log_file
-        if not succeeds([*tool, "--cluster-id", cluster_id, "--config", self._settings_file], log_file):
+        if not succeeds([*tool, f"--cluster-id={cluster_id}", "--config", self._settings_file], log_file):
             raise ServerError(f"Kafka can't make its data directory {self._data}, see {log_file}")
 
     def _answers(self) -> bool:

@@ -106,8 +106,10 @@ class MysqlServer:
         self._write_settings(files)
         if not self._data.exists():
             self._initialize(files)
+        # What a crash left. Its pid is taken for a running server's if it is a zombie or another process by now.
+        (self._data / "mysqld.sock.lock").unlink(missing_ok=True)
         self._process.start([*files.server, f"--defaults-file={self._settings_file}"])
-        self._process.wait_ready(self._answers, timeout_s=60)
+        self._process.wait_ready(self._answers, timeout_s=120)
 
     def stop(self, timeout_s: float = 30) -> None:
         """Shut the server down in order."""

@@ -41,7 +41,7 @@ class MysqlFiles:
 
 @cache
 def find_mysql() -> MysqlFiles:
-    """Return the mysqld to use; downloads it if there is none (needs root or sudo, debootstrap, and the network)."""
+    """Return the mysqld to use; downloads it if there is none (needs debootstrap and the network)."""
     return _installed() or _private_root()
 
 
@@ -119,7 +119,8 @@ def _debian_mirror() -> str:
     """Return the address of the Debian archive in apt's own sources, whichever of their two forms they have."""
     mirror = _mirror_known_to_apt()
     if mirror is None:  # apt knows whose archive it is once it has fetched the Release file
-        succeeds([*_as_root(), "apt-get", "update"], cache_directory() / "apt.log")
+        as_root = [] if os.geteuid() == 0 else ["sudo"]
+        succeeds([*as_root, "apt-get", "update"], cache_directory() / "apt.log")
         mirror = _mirror_known_to_apt()
     if mirror is None:
         raise ServerError(f"There is no Debian mirror in apt's sources here to fetch MySQL from. {OWN_SERVERS_HINT}")
@@ -133,20 +134,12 @@ def _mirror_known_to_apt() -> str | None:
 
 
 def _debootstrap(packages: Path, mirror: str) -> None:
-    """Download MySQL and all it needs; debootstrap checks it by Debian's signature on the Release file."""
+    """Download MySQL and all it needs; debootstrap checks it by Debian's signature on the Release file. No root needed."""
     log_file = cache_directory() / "debootstrap.log"
     environment = ["env", f"PATH={_ADMIN_PATH}", *_apt_proxy()]
     what = [f"--keyring={_KEYRING}", "--variant=minbase", "--include=mysql-server-core,mysql-client-core"]
-    place = ["sid", str(packages), mirror]
-    fetched = succeeds([*_as_root(), *environment, "debootstrap", "--download-only", *what, *place], log_file)
-    if os.geteuid() != 0:
-        succeeds([*_as_root(), "chown", "-R", f"{os.geteuid()}:{os.getegid()}", packages], log_file)
-    if not fetched:
+    if not succeeds([*environment, "debootstrap", "--download-only", *what, "sid", str(packages), mirror], log_file):
         raise ServerError(f"debootstrap can't fetch sid's MySQL from {mirror}, see {log_file}. {OWN_SERVERS_HINT}")
-
-
-def _as_root() -> list[str]:
-    return [] if os.geteuid() == 0 else ["sudo"]
 
 
 def _apt_proxy() -> list[str]:

@@ -6,7 +6,7 @@ clone has its own.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -63,9 +63,11 @@ class Services:
     def start(self) -> dict[str, str]:
         """Start what does not run, make the bookshop and the files; return the environment that leads to them."""
         with exclusive(self.directory / "services.lock"):
-            with ThreadPoolExecutor() as pool:
-                for started in [pool.submit(self.mysql.start), pool.submit(self.kafka.start)]:
-                    started.result()
+            try:
+                _at_once(self.mysql.start, self.kafka.start)
+            except ServerError:
+                _at_once(self.kafka.stop, self.mysql.stop)  # all or nothing: none stays behind unseen
+                raise
             with closing(self.mysql.connect()) as connection:
                 create_books(connection)
                 create_source_user(connection, self._password(SOURCE_USER))
@@ -80,9 +82,8 @@ class Services:
 
     def stop(self) -> None:
         """End both servers in order; their data stays."""
-        with exclusive(self.directory / "services.lock"), ThreadPoolExecutor() as pool:
-            for stopped in [pool.submit(self.kafka.stop), pool.submit(self.mysql.stop)]:
-                stopped.result()
+        with exclusive(self.directory / "services.lock"):
+            _at_once(self.kafka.stop, self.mysql.stop)
 
     def remove(self) -> None:
         """Remove the data and settings of servers that are stopped."""
@@ -110,3 +111,11 @@ def write_settings(file: Path, environment: Mapping[str, str]) -> None:
     """Write a rowflow.toml for the servers that SERVER_VARIABLES in the environment name."""
     source_url, bootstrap_servers, sink_url = (environment[name] for name in SERVER_VARIABLES)
     write_private(file, _SETTINGS.format(source_url=source_url, bootstrap_servers=bootstrap_servers, sink_url=sink_url))
+
+
+def _at_once(*tasks: Callable[[], None]) -> None:
+    """Run tasks side by side, wait for all, and raise what the first of them to fail raised."""
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(task) for task in tasks]
+    for task in running:
+        task.result()

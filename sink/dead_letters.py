@@ -122,7 +122,7 @@ def too_many(topic: str, partition: int, run: InARow, reason: str, maximum: int)
         f"topic {topic} [{partition}]: {run.length} records in a row up to offset {run.last_offset} can't be processed,"
         f" more than [stream] dead_letters_in_a_row_max = {maximum}.  The last one: {reason}.\n"
         f"Those before this slice are filed in the sink, with their reasons: {SHOW_OPEN};\n"
-        "Mend what the reasons name, or raise the setting (ROWFLOW_STREAM__DEAD_LETTERS_IN_A_ROW_MAX) to let them pass into the dead letters"
+        "Mend what the reasons name; or raise the setting (ROWFLOW_STREAM__DEAD_LETTERS_IN_A_ROW_MAX), to file them all"
     )
 
 

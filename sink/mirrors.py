@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 import orjson
@@ -30,7 +31,7 @@ from sink.fold import BarrierRecord, Change, Failure, Folded, find_barrier, fold
 from sink.refusals import write
 from sink.slices import Record, Slice
 from sink.sql import Session, SessionPool
-from sink.statements import Batch, DeleteForm, Literal, RenderedRow, UpsertForm, key_order, render
+from sink.statements import Batch, DeleteForm, Literal, RenderedRow, UpsertForm, key_order, literals_of, render
 from sink.tables import MirrorStatus, SchemaSource, TableState, mark_made, mark_schema, read_state
 from sink.values import UnreadableError
 
@@ -60,30 +61,48 @@ class MirrorWriter:
 
         Raises RowTooLongError where a row needs more than ``row_bytes_max``.
         """
-        upserts: list[tuple[tuple[object, ...], list[object], Record]] = []
-        deletes: list[tuple[tuple[object, ...], Record]] = []
+        literals = literals_of(literal)
+        upserts: list[_Keyed] = []
+        deletes: list[_Keyed] = []
         failures: list[Failure] = []
         for record, row, gone in changes:
             try:
                 if gone:
-                    key = tuple(self._delete.parameters(row))
-                    deletes.append((_whole(key), record))
-                else:
-                    values = self._upsert.parameters(row)
-                    key = _whole(self._key_of_row(values))
-                    if self._computer is not None:
-                        values += self._computer.parameters(row)
-                    upserts.append((key, values, record))
+                    key = _whole(self._delete.parameters(row))
+                    deletes.append(_Keyed(key, RenderedRow(self._delete.condition(key, literals), record)))
+                    continue
+                values = self._upsert.parameters(row)
+                key = _whole(self._key_of_row(values))
+                if self._computer is not None:
+                    values += self._computer.parameters(row)
+                text = render(values, literals)
             except UnreadableError as error:
                 failures.append(Failure(record, error.reason, error.detail))
-        deletes.sort(key=_key)
-        upserts.sort(key=_key)
-        conditions = [RenderedRow(self._delete.condition(key, literal), record) for key, record in deletes]
-        rows = [RenderedRow(render(values, literal), record) for _, values, record in upserts]
-        for text, record in rows:
+                continue
             if len(text) > row_bytes_max:
                 raise RowTooLongError(record.offset, len(text) + _STATEMENT_RESERVE_BYTES)
-        return [*self._delete.batches(conditions), *self._upsert.batches(rows, row_bytes_max)], failures
+            upserts.append(_Keyed(key, RenderedRow(text, record)))
+        batches = [
+            *self._delete.batches(_in_key_order(deletes)),
+            *self._upsert.batches(_in_key_order(upserts), row_bytes_max),
+        ]
+        return batches, failures
+
+
+class _Keyed(NamedTuple):
+    """A rendered row, and the key that it is ordered by."""
+
+    key: tuple[object, ...]
+    row: RenderedRow
+
+
+def _in_key_order(rows: list[_Keyed]) -> list[RenderedRow]:
+    """The rows by their keys.  Among keys of which one isn't of its column's type there is no order."""
+    try:
+        rows.sort(key=attrgetter("key"))
+    except TypeError:
+        rows.sort(key=lambda keyed: keyed.row.record.key or b"")
+    return [row for _, row in rows]
 
 
 class RowTooLongError(Exception):
@@ -331,7 +350,3 @@ def _whole(key: Sequence[object]) -> tuple[object, ...]:
     if None in key:
         raise UnreadableError("a column of the key is NULL")
     return tuple(key)
-
-
-def _key(item: tuple[tuple[object, ...], *tuple[object, ...]]) -> tuple[object, ...]:
-    return item[0]

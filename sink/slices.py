@@ -19,19 +19,24 @@ class Record(Protocol):
     """One record of a topic; aiokafka's own records have this shape, so none is copied on the way."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Where it lies in its partition's log."""
+
     @property
     def timestamp(self) -> int:
         """Milliseconds since 1970, UTC."""
 
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """A row's primary key, or that of barriers."""
+
     @property
     def value(self) -> bytes | None:
         """None is a tombstone."""
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Names and values, in order."""
 
 
 class PlainRecord(NamedTuple):

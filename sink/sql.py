@@ -34,8 +34,8 @@ IDLE_MAX_S = 15.0
 SQL_MODE = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
 _SETTINGS = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    f"SET SESSION sql_mode='{SQL_MODE}', time_zone='+00:00', innodb_lock_wait_timeout=10, lock_wait_timeout=10,"
-    " wait_timeout=30",
+    f"SET SESSION sql_mode='{SQL_MODE}', time_zone='+00:00'",
+    "SET SESSION innodb_lock_wait_timeout=10, lock_wait_timeout=10, wait_timeout=30",
 )
 
 # Statements that leave an open transaction open: https://dev.mysql.com/doc/refman/9.7/en/implicit-commit.html
@@ -189,7 +189,8 @@ class Session:
     def close(self) -> None:
         """Close the connection; the server rolls back what was open."""
         self.broken = True
-        self._connection.close()
+        if self._connection.open:
+            self._connection.close()
 
     def _rendered(self, statement: str | bytes, parameters: Sequence[object]) -> bytes:
         text = statement.encode() if isinstance(statement, str) else statement

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
 from schemas.tables import Column, KeyPart, TableSchema
 from sink.ddl import quoted
 from sink.slices import Record
-from sink.values import RowForm, parameter_conversion
+from sink.values import RowForm, UnreadableError, parameter_conversion
 
 Literal = Callable[[object], bytes]
 """A value as SQL text, escaped."""
+Literals = Mapping[type, Literal]
+"""How values of each type that a parameter may have become SQL text; a value of any other type is refused."""
 
 STATEMENT_BYTES_MAX = 1 << 20
 """Enough for the cost per statement not to count; little enough for many workers' statements to fit into memory."""
@@ -30,6 +33,7 @@ than
 ``range_optimizer_max_mem_size`` (8 MiB; about 230 bytes each: MySQL manual, "Range Optimization")."""
 
 _NEW = "rowflow_new"
+_WRONG_TYPE = "a column's value is of no type that SQL has"
 
 
 class RenderedRow(NamedTuple):
@@ -80,7 +84,7 @@ class UpsertForm:
 
     def parameters(self, row: Mapping[str, Any]) -> list[Any]:
         """The row's values in the schema's order, as SQL parameters; raises UnreadableError."""
-        return self._form.parameters(row)
+        return self._form.values(row)
 
     def batches(self, rows: Iterable[RenderedRow], statement_bytes_max: int) -> Iterator[Batch]:
         """Statements over rows that :func:`render` made, in their order."""
@@ -101,13 +105,16 @@ class DeleteForm:
 
     def parameters(self, row: Mapping[str, Any]) -> list[Any]:
         """The key's values in key order, as SQL parameters; raises UnreadableError."""
-        return self._form.parameters(row)
+        return self._form.values(row)
 
-    def condition(self, key: Sequence[Any], literal: Literal) -> bytes:
-        """What stands for one key in the statement."""
-        if self._listed:
-            return literal(key[0])
-        return b"(" + b" AND ".join(map(_matches, self._key, key, [literal] * len(key))) + b")"
+    def condition(self, key: Sequence[Any], literals: Literals) -> bytes:
+        """What stands for one key in the statement; raises UnreadableError."""
+        try:
+            if self._listed:
+                return literals[type(key[0])](key[0])
+            return b"(" + b" AND ".join(map(_matches, self._key, key, [literals] * len(key))) + b")"
+        except KeyError:
+            raise UnreadableError(_WRONG_TYPE) from None
 
     def batches(self, rows: Iterable[RenderedRow]) -> Iterator[Batch]:
         """Statements over keys as :meth:`condition` gives them."""
@@ -116,9 +123,21 @@ class DeleteForm:
             yield Batch(self._head, separator, tail, part)
 
 
-def render(values: Iterable[object], literal: Literal) -> bytes:
-    """A row as it stands after VALUES."""
-    return b"(" + b",".join(map(literal, values)) + b")"
+def literals_of(literal: Literal) -> Literals:
+    """From what renders any value; the types that need no escaping are rendered here, which is much faster."""
+    return {
+        int: b"%d".__mod__,
+        type(None): lambda _value: b"NULL",
+        **dict.fromkeys((str, float, bytes, Decimal), literal),
+    }
+
+
+def render(values: Iterable[object], literals: Literals) -> bytes:
+    """A row as it stands after VALUES; raises UnreadableError where a value is of no type that SQL has."""
+    try:
+        return b"(" + b",".join([literals[type(value)](value) for value in values]) + b")"
+    except KeyError:
+        raise UnreadableError(_WRONG_TYPE) from None
 
 
 def key_order(schema: TableSchema, columns: Sequence[Column]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -128,9 +147,10 @@ def key_order(schema: TableSchema, columns: Sequence[Column]) -> Callable[[Seque
     return lambda values: tuple(values[place] for place in places)
 
 
-def _matches(part: KeyPart, value: Any, literal: Literal) -> bytes:
+def _matches(part: KeyPart, value: Any, literals: Literals) -> bytes:
     """A condition that holds for the one row with this key, read from the front of the primary key's index."""
     column = quoted(part.column).encode()
+    literal = literals[type(value)]
     if not part.prefix_chars or len(value) < part.prefix_chars:
         return column + b" = " + literal(value)
     prefix = value[: part.prefix_chars]

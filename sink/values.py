@@ -28,7 +28,6 @@ _BINARIES = frozenset(
     | {"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon"}
     | {"geometrycollection", "geomcollection"}
 )
-_PARAMETER_TYPES = frozenset({str, int, float, bytes, Decimal, type(None)})
 _FLOAT = struct.Struct("<f")
 
 
@@ -79,7 +78,10 @@ class RowForm:
         self._conversions = tuple((place, convert) for place, convert in found if convert is not None)
 
     def values(self, row: Mapping[str, Any]) -> list[Any]:
-        """The values in the columns' order; raises UnreadableError."""
+        """The values in the columns' order, converted; raises UnreadableError.
+
+        A value that has no conversion is given as it is: its type isn't looked at here.
+        """
         try:
             values = list(self._getter(row))
         except KeyError:
@@ -92,16 +94,6 @@ class RowForm:
                     values[place] = convert(value)
                 except (ArithmeticError, AttributeError, TypeError, ValueError, struct.error):
                     raise UnreadableError(f"column {self.names[place]} doesn't have its type's form") from None
-        return values
-
-    def parameters(self, row: Mapping[str, Any]) -> list[Any]:
-        """Like :meth:`values`, of which each is of a type that SQL has; raises UnreadableError."""
-        values = self.values(row)
-        if not _PARAMETER_TYPES.issuperset(map(type, values)):
-            wrong = [
-                name for name, value in zip(self.names, values, strict=True) if type(value) not in _PARAMETER_TYPES
-            ]
-            raise UnreadableError(f"column {', '.join(wrong)} doesn't have its type's form")
         return values
 
 

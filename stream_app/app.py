@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar, cast
 
 from schemas.errors import RowflowError
 from schemas.topics import jobs_topic
@@ -59,7 +60,8 @@ log = logging.getLogger("rowflow.worker")
 class TargetFactory(Protocol):
     """Makes what slices are written to, once per worker."""
 
-    def __call__(self, config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic) -> Target: ...
+    def __call__(self, config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic, /) -> Target:
+        """The target of this worker."""
 
 
 class _Ended(BaseException):
@@ -85,7 +87,6 @@ def run_worker(config: WorkerConfig, make_target: TargetFactory) -> int:
         return stopping.finish(end.code if isinstance(end.code, int) else 1)
     except RowflowError as error:
         return stopping.finish_with(error)
-    return stopping.finish()
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -151,17 +152,12 @@ class _Worker:
             fail=self._stopping.fail,
         )
 
-        @app.task
-        async def commit_stored_offsets() -> None:
-            await self._every(COMMIT_EVERY_S, lambda: self._commit(app.consumer))
-
-        @app.task
-        async def send_requests() -> None:
-            await self._every(SEND_EVERY_S, lambda: self._in_thread(self._send_requests))
-
-        @app.task
-        async def watch_topics() -> None:
-            await self._every(WATCH_EVERY_S, lambda: self._in_thread(lambda: self._captured.watch(facts)))
+        for pause_s, step in (
+            (COMMIT_EVERY_S, lambda: self._commit(cast(SliceConsumer, app.consumer))),
+            (SEND_EVERY_S, lambda: self._in_thread(self._send_requests)),
+            (WATCH_EVERY_S, lambda: self._in_thread(lambda: self._captured.watch(facts))),
+        ):
+            app.task(partial(self._every, pause_s, step))
 
         run_app(app, self._stopping.begin)
 

@@ -23,7 +23,8 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from schemas.tables import TableName
 from sink.progress import LogRange, TopicFacts
@@ -33,10 +34,12 @@ from stream_app.errors import KafkaUnreachable
 ANSWER_TIMEOUT_S = 10.0
 REFRESH_S = 0.2
 """More than a broker holds a fetch of a compacted topic."""
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()
+_LATEST: OffsetSpec = OffsetSpec.latest()
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError.RESOURCE_NOT_FOUND}
 
 _client_log = logging.getLogger("rowflow.worker.librdkafka")
-_client_log.setLevel(logging.ERROR)
+_client_log.setLevel(logging.CRITICAL)
 
 
 def client_options(config: WorkerConfig) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class TopicLookup:
     def topic_ids(self, topics: Iterable[str]) -> dict[str, tuple[str, int]]:
         """By topic: Kafka's id of it and the number of its partitions; topics that don't exist are left out."""
         names = list(topics)
-        found = {}
+        found: dict[str, tuple[str, int]] = {}
         if not names:
             return found
         with _translated("describing topics"):
@@ -89,8 +92,8 @@ class TopicLookup:
         topic_id, partitions = described
         places = [TopicPartition(topic, partition) for partition in range(partitions)]
         with _translated(f"offsets of {topic}"):
-            begins = _results(self._admin.list_offsets({place: OffsetSpec.earliest() for place in places}))
-            ends = _results(self._admin.list_offsets({place: OffsetSpec.latest() for place in places}))
+            begins = _results(self._admin.list_offsets(dict.fromkeys(places, _EARLIEST)))
+            ends = _results(self._admin.list_offsets(dict.fromkeys(places, _LATEST)))
         logs = {
             place.partition: LogRange(begin.offset, end.offset)
             for place, begin, end in zip(places, begins, ends, strict=True)
@@ -121,6 +124,8 @@ class CompactedTopic:
         self._topic = topic
         self._lock = threading.Lock()
         self._records: dict[bytes, bytes] = {}
+        self._assigned = False
+        self._reached_end = False
         self._consumer = Consumer(
             {
                 **client_options(config),
@@ -133,7 +138,6 @@ class CompactedTopic:
                 "allow.auto.create.topics": False,
             }
         )
-        self._begin()
 
     def refresh(self) -> Mapping[bytes, bytes]:
         """Read on to the end of what is committed; returns values by key.  A topic that isn't there yet is empty.
@@ -141,6 +145,8 @@ class CompactedTopic:
         The end is known for sure the first time; later it is where a moment brings nothing more.
         """
         with self._lock:
+            if not self._assigned and not self._begin():
+                return {}
             while True:
                 message = self._consumer.poll(REFRESH_S if self._reached_end else ANSWER_TIMEOUT_S)
                 if message is None:
@@ -154,19 +160,22 @@ class CompactedTopic:
                     self._reached_end = True
                     return dict(self._records)
                 else:
-                    self._begin()
-                    if error.code() in _MISSING:
-                        return {}
+                    self._assigned = False
                     raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
 
     def close(self) -> None:
         """Leave Kafka."""
         self._consumer.close()
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Read from the beginning, if the topic is there."""
+        with _translated(f"looking for {self._topic}"):
+            self._assigned = self._topic in self._consumer.list_topics(timeout=ANSWER_TIMEOUT_S).topics
         self._reached_end = False
         self._records.clear()
-        self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+        if self._assigned:
+            self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+        return self._assigned
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
         if key is None:
@@ -187,9 +196,12 @@ class RequestSender:
     def send(self, key: bytes, value: bytes) -> None:
         """Write one record to the topic's only partition."""
         failures: list[KafkaError] = []
+
+        def note(error: KafkaError | None, _message: object) -> None:
+            if error is not None:
+                failures.append(error)
+
         with _translated(f"writing to {self._topic}"):
-            self._producer.produce(
-                self._topic, value, key, partition=0, on_delivery=lambda error, _: error and failures.append(error)
-            )
+            self._producer.produce(self._topic, value, key, partition=0, on_delivery=note)
         if self._producer.flush(ANSWER_TIMEOUT_S) or failures:
             raise KafkaUnreachable(f"Kafka: a record for {self._topic} was not taken; it will be sent again")

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer
@@ -32,7 +32,7 @@ from aiokafka.errors import (
 )
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
+from faust.types import TP, ConsumerMessage
 
 from schemas.errors import RowflowError
 from sink.slices import Slice
@@ -75,6 +75,17 @@ class NoReadOffsets(dict[TP, int | None]):
         """Take nothing."""
 
 
+class ActivePartitions(set[TP]):
+    """The partitions to fetch from, as both threads see them at any moment; never counts as empty.
+
+    Faust sleeps for a second where none is active, though a buffer may have room a moment later; and to aiokafka an empty
+    set means all partitions.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class SliceThread(driver.AIOKafkaConsumerThread):
     """The consumer's thread: fetches slices, seeks and commits."""
 
@@ -99,13 +110,9 @@ class SliceThread(driver.AIOKafkaConsumerThread):
         self,
         consumer: AIOKafkaConsumer,
         active_partitions: set[TP],
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
         max_records: int | None = None,
     ) -> dict[TP, list[Delivery]]:
-        # To aiokafka an empty set means all partitions; to Faust it means none.
-        if not active_partitions:
-            return {}
-        places = self.consumer.places
         try:
             fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
             return self._sliced_in_thread(consumer, active_partitions, fetched or {})
@@ -113,15 +120,18 @@ class SliceThread(driver.AIOKafkaConsumerThread):
             raise
         except (KafkaError, ChainBrokenError):
             # Records of other partitions may have been taken off the fetcher and lost with the exception.
-            places.break_all()
+            self.consumer.places.break_all()
             raise
 
     def _sliced_in_thread(
         self, consumer: AIOKafkaConsumer, active_partitions: set[TP], fetched: Mapping[Any, Sequence[Any]]
     ) -> dict[TP, list[Delivery]]:
-        """Make slices of what was fetched, and of the markers that were passed; nothing is awaited here."""
+        """Make slices of what was fetched, and of the markers that were passed; nothing is awaited here.
+
+        What was fetched is handed over even where the partition is no longer active: its position has moved.
+        """
         sliced = {}
-        for tp in active_partitions:
+        for tp in {*map(_faust_partition, fetched), *tuple(active_partitions)}:
             state = _state(consumer, tp)
             records = fetched.get(tp, ())
             if state is None or not state.has_valid_position:
@@ -134,7 +144,7 @@ class SliceThread(driver.AIOKafkaConsumerThread):
                 sliced[tp] = [Delivery(slice_, link.epoch)]
         return sliced
 
-    def seek_in_thread(self, tp: TP, offset: int, epoch: int) -> None:
+    async def seek_in_thread(self, tp: TP, offset: int, epoch: int) -> None:
         """Seek, and begin the chain of this epoch there, with no other step of this thread in between."""
         consumer = self._ensure_consumer()
         state = _state(consumer, tp)
@@ -142,6 +152,17 @@ class SliceThread(driver.AIOKafkaConsumerThread):
             return
         consumer.seek(AiokafkaPartition(tp.topic, tp.partition), offset)
         self.consumer.places.begin(TopicPartition(tp.topic, tp.partition), epoch, offset, state)
+
+    def wake(self) -> None:
+        """Let a fetch that waits for data look again: a partition became active."""
+        self.thread_loop.call_soon_threadsafe(self._wake_in_thread)
+
+    def _wake_in_thread(self) -> None:
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no other way to wake it
+            for waiter in tuple(fetcher._fetch_waiters):  # noqa: SLF001
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def commit_in_thread(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Tell Kafka's tools where the sink stands; False where that failed, which harms nobody."""
@@ -163,6 +184,10 @@ class SliceThread(driver.AIOKafkaConsumerThread):
         """Faust's search for stuck partitions: it takes those that wait at a barrier or for the sink for stuck."""
 
 
+def _faust_partition(partition: AiokafkaPartition) -> TP:
+    return TP(partition.topic, partition.partition)
+
+
 def _state(consumer: AIOKafkaConsumer, tp: TP) -> Any:
     """The consumer's own state of an assigned partition in the present assignment, or None."""
     subscription = consumer._subscription.subscription  # noqa: SLF001 - positions are not to be had otherwise
@@ -181,7 +206,7 @@ class SliceConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = NoReadOffsets()
-        transport: SliceTransport = self.transport
+        transport = cast(SliceTransport, self.transport)
         self.places = transport.places
         self._placing = transport.placing
         self._fail = transport.fail
@@ -226,16 +251,30 @@ class SliceConsumer(driver.Consumer):
         super().on_buffer_drop(tp)
         if tp in self._paused_partitions:
             self._active_partitions.discard(tp)
+        else:
+            self._thread.wake()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch from partitions again, at once."""
+        super().resume_partitions(tps)
+        self._thread.wake()
+
+    def _reset_state(self) -> None:
+        super()._reset_state()
+        self._active_partitions = ActivePartitions()
 
     async def commit_stored(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Commit to Kafka what the sink has stored; False: not now."""
         done: bool = await self._thread.call_thread(self._thread.commit_in_thread, offsets)
         return done
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Delivery]]:
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109 - Faust's signature
+    ) -> dict[TP, list[Delivery]]:
         try:
-            # A copy: Faust changes the set while the consumer's thread looks at it.
-            fetched: dict[TP, list[Delivery]] = await super()._getmany(set(active_partitions or ()), timeout)
+            fetched: Mapping[TP, list[Delivery]] = await super()._getmany(active_partitions, timeout)
         except (KafkaError, ChainBrokenError) as error:
             await self._recover(error)
             return {}
@@ -272,17 +311,17 @@ class SliceConsumer(driver.Consumer):
         self.places.raise_epoch(place)
         self._spawn(self._placing.out_of_range(place, offset))
 
-    def _to_message(self, tp: TP, record: Any) -> driver.ConsumerMessage:
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         delivery: Delivery = record
-        return driver.ConsumerMessage(
+        return ConsumerMessage(
             tp.topic,
             tp.partition,
             delivery.slice.end - 1,
             0.0,
             0,
-            (),
+            None,
             b"",
-            delivery,
+            cast(bytes, delivery),
             None,
             0,
             0,
@@ -369,7 +408,7 @@ def build_app(
     @app.agent(channel, name="slices", isolated_partitions=True)
     async def write_slices(stream: faust.StreamT[Delivery]) -> None:
         async for event in stream.events():
-            await handle(event.value, app.consumer.seek_anew)
+            await handle(event.value, cast(SliceConsumer, app.consumer).seek_anew)
 
     return app
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 from MySQLdb.connections import Connection
 
 from servers.kafka import KafkaServer
 from servers.mysql import MysqlServer
+from servers.services import Services
 from tests.helpers import (
     ServiceAddresses,
     connected,
@@ -17,6 +19,12 @@ from tests.helpers import (
     service_addresses,
     unique_name,
 )
+
+_SMALL_MYSQL = {"innodb_buffer_pool_size": "64M", "innodb_redo_log_capacity": "64M"}
+
+# How long an example takes says nothing on a machine that runs two servers as well.
+hypothesis.settings.register_profile("beside-servers", deadline=None)
+hypothesis.settings.load_profile("beside-servers")
 
 
 @pytest.fixture(scope="session")
@@ -73,10 +81,8 @@ def own_mysql(tmp_path: Path) -> Iterator[Callable[..., MysqlServer]]:
     """Start MySQL servers of this test's own, to be killed or set otherwise: `own_mysql(gtid_mode="OFF", ...)`."""
     started: list[MysqlServer] = []
 
-    small = {"innodb_buffer_pool_size": "64M", "innodb_redo_log_capacity": "64M"}
-
     def start(**options: str) -> MysqlServer:
-        server = MysqlServer(tmp_path / f"mysql-{len(started)}", {**small, **options})
+        server = MysqlServer(tmp_path / f"mysql-{len(started)}", {**_SMALL_MYSQL, **options})
         started.append(server)
         server.start()
         return server
@@ -100,3 +106,19 @@ def own_kafka(tmp_path: Path) -> Iterator[Callable[..., KafkaServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def own_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
+    """Start both servers with the bookshop and its users (7 s): `service_addresses(own_services().environment())`."""
+    started: list[Services] = []
+
+    def start(**mysql_options: str) -> Services:
+        own = Services(tmp_path / f"services-{len(started)}", mysql_options={**_SMALL_MYSQL, **mysql_options})
+        started.append(own)
+        own.start()
+        return own
+
+    yield start
+    for own in started:
+        own.stop()

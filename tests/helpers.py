@@ -5,7 +5,7 @@ has.
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,15 +40,15 @@ _VARIABLES = {
 }
 
 
-def service_addresses() -> ServiceAddresses:
-    """Read the addresses from the environment; LookupError with a sentence if they are not there."""
-    missing = [variable for variable in _VARIABLES.values() if not os.environ.get(variable)]
+def service_addresses(environment: Mapping[str, str] = os.environ) -> ServiceAddresses:
+    """Read the addresses from an environment; LookupError with a sentence if they are not there."""
+    missing = [variable for variable in _VARIABLES.values() if not environment.get(variable)]
     if missing:
         raise LookupError(
             f"No servers to test against ({', '.join(missing)} not set): run `make test PYTEST_ARGS='tests/...'`, "
             "or `make services` and then `set -a; . .local/services.env; set +a`"
         )
-    return ServiceAddresses(**{field: os.environ[variable] for field, variable in _VARIABLES.items()})
+    return ServiceAddresses(**{field: environment[variable] for field, variable in _VARIABLES.items()})
 
 
 def wait_until(condition: Callable[[], T], timeout_s: float, what: str) -> T:

@@ -49,6 +49,7 @@ class KnownSchemas:
         self._schemas = {schema.fingerprint: schema for schema in schemas}
 
     def get(self, db: str, table: str, fingerprint: str) -> TableSchema:
+        """The schema, as the topic would give it."""
         schema = self._schemas[fingerprint]
         assert schema.name == (db, table)
         return schema
@@ -63,9 +64,11 @@ class Partition:
 
     @property
     def end(self) -> int:
+        """The offset behind the last record."""
         return self.records[-1].offset + 1 if self.records else 0
 
     def raw(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> Self:
+        """Append a record as it is."""
         self.records.append(PlainRecord(self.end, key, value, 0, headers))
         return self
 
@@ -77,6 +80,7 @@ class Partition:
         *,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> Self:
+        """Append a change event."""
         name, row = self.schema.name, after if after is not None else before
         assert row is not None
         source = {"db": name.db, "table": name.table, "schema": self.schema.fingerprint}
@@ -85,16 +89,20 @@ class Partition:
         return self.raw(orjson.dumps(key), orjson.dumps(value), headers)
 
     def create(self, row: Mapping[str, Any]) -> Self:
+        """Append an insert."""
         return self.event("c", None, row)
 
     def update(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Self:
+        """Append an update that keeps the key."""
         return self.event("u", before, after)
 
     def delete(self, row: Mapping[str, Any]) -> Self:
+        """Append a delete and its tombstone."""
         self.event("d", row, None)
         return self.raw(self.records[-1].key, None)
 
     def barrier(self, kind: BarrierKind, barrier_id: str = "b1", **fields: Any) -> Self:
+        """Append a barrier; ``fields`` are put into its field."""
         name = self.schema.name
         barrier = {
             "id": barrier_id, "kind": kind.value, "fingerprint": self.schema.fingerprint, "old_fingerprint": "",
@@ -139,14 +147,14 @@ class SinkStand:
 
     def start(self, functions: ComputedFunctions) -> MirrorTarget:
         """What a worker does when it starts."""
-        return preflight.make_target(
-            config=self.config, pool=self.pool, schemas=self.schemas, functions=functions
-        )
+        return preflight.make_target(config=self.config, pool=self.pool, schemas=self.schemas, functions=functions)
 
     def close(self) -> None:
+        """Close what is idle."""
         self.pool.close()
 
     def next_offset(self, partition: int = 0) -> int:
+        """Where the partition stands."""
         with self.pool.lend() as session:
             stands = progress.read(session, self.topic, partition)
         assert stands is not None
@@ -161,6 +169,7 @@ class SinkStand:
         return Attempt(slice_, self.pool, self.target, lambda: True).run()
 
     def finish(self, barrier_id: str = "b1") -> bool:
+        """What a waiting partition asks each second."""
         return self.target.try_to_finish(self.topic, barrier_id, len(self.logs))
 
     def begin(self) -> None:

@@ -15,17 +15,13 @@ from rowflow.options import settings_command
 from rowflow.settings import Settings
 
 
-@settings_command("read", "source")
+@settings_command("read", "source", example="rowflow read --to stdout --tables 'shop.*'")
 @click.option("--to", "target", type=click.Choice(["stdout"]), required=True, help="Where the events go.")
 @click.option("--from", "start", metavar="FILE:POS|GTIDS", help="Begin behind this place or set instead of now.")
 def read(settings: Settings, target: str, start: str | None) -> int:  # noqa: ARG001 - there is one target
-    r"""Print change events as lines of JSON, from now on, until Ctrl-C.
+    """Print change events as lines of JSON, from now on, until Ctrl-C.
 
     Needs only MySQL, writes nothing anywhere, and may run beside `rowflow up`.
-
-    \b
-    Example:
-      rowflow read --to stdout --tables 'shop.*'
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

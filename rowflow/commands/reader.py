@@ -11,14 +11,9 @@ from rowflow.preflight import check_sink
 from rowflow.settings import Settings
 
 
-@settings_command("reader", "source", "kafka")
+@settings_command("reader", "source", "kafka", example="rowflow reader --config rowflow.toml")
 def reader(settings: Settings) -> int:
-    r"""Read the binlog into Kafka, until it is stopped: one process, for containers.
-
-    \b
-    Example:
-      rowflow reader --config rowflow.toml
-    """
+    """Read the binlog into Kafka, until it is stopped: one process, for containers."""
     hold_lifeline()
     check_options(settings.require_kafka())
     if settings.sink is not None and not has_lifeline():

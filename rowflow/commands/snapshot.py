@@ -28,7 +28,7 @@ from sink.sql import SessionPool
 LINE_EVERY_S = 10.0
 
 
-@settings_command("snapshot", "source", "kafka", "sink")
+@settings_command("snapshot", "source", "kafka", "sink", example="rowflow snapshot --all --wait")
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--all", "everything", is_flag=True, help="All captured tables.")
 @click.option("--start-over", is_flag=True, help="Give up the old place: what can't be gone on from is passed over.")
@@ -45,13 +45,9 @@ def snapshot(
     job_id: str | None,
     with_wait: bool,
 ) -> int:
-    r"""Read captured tables whole, while streaming goes on; their mirrors are made anew.
+    """Read captured tables whole, while streaming goes on; their mirrors are made anew.
 
     TABLE is database.table, where * and ? stand for any characters.
-
-    \b
-    Example:
-      rowflow snapshot --all --wait
     """
     if bool(tables) == everything:
         raise SettingError("name tables, like `rowflow snapshot shop.books`, or give --all")

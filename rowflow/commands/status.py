@@ -10,49 +10,30 @@ import orjson
 from rich.console import Console
 from rich.live import Live
 
-from rowflow.configs import sink_functions
-from rowflow.feed import Feed
-from rowflow.kafka import Kafka
-from rowflow.observer import Observer
+from rowflow.observer import Observer, observer_of
 from rowflow.options import settings_command
 from rowflow.settings import Settings
-from rowflow.source import Source
 from rowflow.status import Status
 from rowflow.status_view import render
-from sink.sql import SessionPool
 
 WATCH_S = 2.0
 
 
-@settings_command("status", "source", "kafka", "sink")
+@settings_command("status", "source", "kafka", "sink", example="rowflow status --json")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with --watch one line each time.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds until Ctrl-C.")
 def status(settings: Settings, *, as_json: bool, watch: bool) -> int:
-    r"""Show where everything stands: reader, jobs, partitions, barriers, dead letters.
+    """Show where everything stands: reader, jobs, partitions, barriers, dead letters.
 
     Exit 1 if something is wrong: a server that doesn't answer, a table that stands still.
-
-    \b
-    Example:
-      rowflow status --json
     """
-    kafka_settings = settings.require_kafka()
-    source = Source(settings.require_source())
-    sink = SessionPool(settings.require_sink().address)
-    kafka = Kafka(kafka_settings)
-    try:
-        with Feed(kafka, kafka_settings.prefix) as feed:
-            observer = Observer(
-                kafka, feed, source, sink, prefix=kafka_settings.prefix, functions=sink_functions(settings)
-            )
-            return _show(observer, as_json=as_json, watch=watch)
-    finally:
-        sink.close()
+    with observer_of(settings) as observer:
+        return _show(observer, as_json=as_json, watch=watch)
 
 
 def _show(observer: Observer, *, as_json: bool, watch: bool) -> int:
     """Print one status, or many until Ctrl-C; gives the exit code of the last one."""
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     found = observer.look()
     if not watch:
         if as_json:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from itertools import cycle
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from rowflow.configs import sink_functions
 from rowflow.errors import ChildEndedError
 from rowflow.kafka import check_options
+from rowflow.observer import observer_of
 from rowflow.options import CommandLine, command_line, settings_command
 from rowflow.preflight import check_sink
 from rowflow.settings import Settings
+from rowflow.status_view import summary
 from rowflow.supervisor import ChildCommand, Supervisor
 from stream_app.errors import RESTART_EXIT_CODE
 
+STATUS_EVERY_S = 5.0
 _COLOURS = ("cyan", "green", "magenta", "blue", "yellow")
 _NAME_WIDTH = 9
 
@@ -29,6 +34,7 @@ class _Output:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.to_terminal = console.is_terminal
         self._colours = cycle(_COLOURS)
         self._of_child: dict[str, str] = {}
 
@@ -44,21 +50,19 @@ class _Output:
         self._console.print(Text.assemble((f"{name:{_NAME_WIDTH}}| ", colour), line))
 
 
-@settings_command("up", "source", "kafka", "sink", "stream")
+@settings_command("up", "source", "kafka", "sink", "stream", example="rowflow up --workers 2")
 def up(settings: Settings) -> int:
-    r"""Run the reader and the workers on this machine, supervised, until Ctrl-C.
+    """Run the reader and the workers on this machine, supervised, until Ctrl-C.
 
     A child that was killed is started again; one that was refused or stopped loudly ends all, with its exit code.
-
-    \b
-    Example:
-      rowflow up --workers 2
     """
     check_options(settings.require_kafka())
-    sink_functions(settings)
     output = _Output(Console(highlight=False, soft_wrap=True))
     _say_what_runs(settings, output)
-    check_sink(settings)
+    try:
+        check_sink(settings)
+    except KeyboardInterrupt:
+        return 0
     line = command_line(click.get_current_context())
     supervisor = Supervisor(
         child_commands(settings.stream.workers, line),
@@ -67,11 +71,21 @@ def up(settings: Settings) -> int:
         tell=output.tell,
         start_again_code=RESTART_EXIT_CODE,
     )
+    if output.to_terminal:
+        threading.Thread(target=_tell_status, args=(settings, output.tell), name="status", daemon=True).start()
     outcome = asyncio.run(supervisor.run())
     if outcome.exit_code:
         raise ChildEndedError(outcome.message, outcome.exit_code)
     output.tell("ended")
     return 0
+
+
+def _tell_status(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Say every few seconds where everything stands, as long as the process lives."""
+    with observer_of(settings) as observer:
+        while True:
+            time.sleep(STATUS_EVERY_S)
+            tell(summary(observer.look()))
 
 
 def child_commands(workers: int, line: CommandLine) -> list[ChildCommand]:

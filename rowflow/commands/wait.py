@@ -13,18 +13,14 @@ from rowflow.waiting import Deadline, wait_until_held
 from sink.sql import SessionPool
 
 
-@settings_command("wait", "source", "kafka", "sink")
+@settings_command("wait", "source", "kafka", "sink", example="rowflow wait --timeout 60")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="S", help="Give up after S seconds (exit 1)."
 )
 def wait(settings: Settings, timeout_s: float | None) -> int:
-    r"""Return when the sink holds all that the source has committed by now.
+    """Return when the sink holds all that the source has committed by now.
 
     Exit 1 if not in time, or at once if a captured table stands still.
-
-    \b
-    Example:
-      rowflow wait --timeout 60
     """
     deadline = Deadline.within(timeout_s)
     source = Source(settings.require_source())

@@ -16,14 +16,9 @@ from stream_app.config import WorkerConfig
 from stream_app.schema_topic import SchemaTopic
 
 
-@settings_command("worker", "source", "kafka", "sink", "stream")
+@settings_command("worker", "source", "kafka", "sink", "stream", example="rowflow worker --config rowflow.toml")
 def worker(settings: Settings) -> int:
-    r"""Write partitions of the topics into the sink, until it is stopped: one process, for containers.
-
-    \b
-    Example:
-      rowflow worker --config rowflow.toml
-    """
+    """Write partitions of the topics into the sink, until it is stopped: one process, for containers."""
     hold_lifeline()
     check_options(settings.require_kafka())
     functions = sink_functions(settings)

@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
 from MySQLdb.connections import Connection
 
 from schemas.jobs import TableState, TableStatus
@@ -119,7 +121,7 @@ class Stage:
     def log_ends(self) -> dict[tuple[str, int], int]:
         """Where the logs end, markers included."""
         places = [TopicPartition(topic, number) for topic in self.topics for number in range(self.partitions)]
-        ends = self.admin.list_offsets({place: OffsetSpec.latest() for place in places})
+        ends = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()))
         return {(place.topic, place.partition): future.result().offset for place, future in ends.items()}
 
     def progress(self, root: Connection) -> dict[tuple[str, int], int]:
@@ -192,4 +194,3 @@ class Writer(threading.Thread):
         for partition in range(self._stage.partitions):
             producer.produce(topic, b"barrier:%d/%d" % (number, partition), b"barrier", partition)
         return 1
-

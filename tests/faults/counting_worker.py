@@ -36,7 +36,7 @@ class CountedSlice:
     partition: int
     end: int
     barrier: Barrier | None
-    rows: list[tuple[str, int, int, bytes, int]]
+    rows: list[tuple[str, int, int, str, int]]
 
     def apply(self, session: Session) -> None:
         """Insert the rows, and the barrier's entry."""
@@ -74,7 +74,8 @@ class CountingTarget:
         with self._pool.lend() as session:
             session.begin()
             entered = session.fetch(
-                "SELECT done FROM _rowflow_barriers WHERE topic = %s AND barrier_id = %s FOR UPDATE", (topic, barrier_id)
+                "SELECT done FROM _rowflow_barriers WHERE topic = %s AND barrier_id = %s FOR UPDATE",
+                (topic, barrier_id),
             )
             if len(entered) < partitions:
                 return False
@@ -123,7 +124,7 @@ def seek_back_on_sighup() -> None:
 
     hooks: list[Callable[[], object]] = []
     signal.signal(signal.SIGHUP, lambda *_: [hook() for hook in hooks])
-    transport.SliceThread.on_start = on_start
+    setattr(transport.SliceThread, "on_start", on_start)  # noqa: B010 - a plain assignment is none to mypy
 
 
 def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str = "200") -> int:

@@ -7,14 +7,17 @@ the progress rows shows whether the moves join.
 """
 
 import dataclasses
-import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions
 
 from servers.kafka import KafkaServer
 from servers.mysql import MysqlServer
@@ -161,34 +164,31 @@ class Torture:
         self._report.deeds["seek back"] += 1
 
     def _replay(self) -> None:
-        """Move one partition's results and progress back together, to where some earlier slice began."""
+        """Move one partition's results and progress back together, to where some earlier slice began.
+
+        Not back over a barrier, for that was entered and finished.
+        """
+        here = "topic = %s AND partition_id = %s"
         with connected(self._mysql.root_url, self._stage.schema) as root:
             root.begin()
-            places = execute(root, "SELECT topic, partition_id FROM _rowflow_progress ORDER BY 1, 2")
-            place = self._random.choice(places)
-            execute(
-                root, "SELECT 1 FROM _rowflow_progress WHERE topic = %s AND partition_id = %s FOR UPDATE", place
+            place = self._random.choice(
+                execute(root, "SELECT topic, partition_id FROM _rowflow_progress ORDER BY 1, 2")
             )
-            barriers = "SELECT COALESCE(MAX(record_offset), -1) FROM seen WHERE topic = %s AND partition_id = %s AND number LIKE 'barrier%%'"
+            execute(root, f"SELECT 1 FROM _rowflow_progress WHERE {here} FOR UPDATE", place)
+            last_barrier = f"SELECT MAX(record_offset) FROM seen WHERE {here} AND number LIKE 'barrier%%'"
             begins = execute(
                 root,
-                f"SELECT begins FROM intervals WHERE topic = %s AND partition_id = %s AND begins > ({barriers})"
+                f"SELECT begins FROM intervals WHERE {here} AND begins > COALESCE(({last_barrier}), -1)"
                 " ORDER BY id DESC LIMIT 20",
                 (*place, *place),
             )
             if not begins:
-                root.rollback()
                 return
-            back_to = begins[-1][0]
-            gone = execute(root, "SELECT COUNT(*) FROM seen WHERE topic = %s AND partition_id = %s AND record_offset >= %s", (*place, back_to))
-            execute(root, "DELETE FROM seen WHERE topic = %s AND partition_id = %s AND record_offset >= %s", (*place, back_to))
-            execute(
-                root,
-                "UPDATE _rowflow_progress SET next_offset = %s WHERE topic = %s AND partition_id = %s",
-                (back_to, *place),
-            )
-            execute(root, "DELETE FROM intervals WHERE topic = %s AND partition_id = %s AND ends > %s", (*place, back_to))
-            execute(root, "DELETE FROM intervals WHERE topic = %s AND partition_id = %s AND begins > ends", place)
+            back_to = (*place, begins[-1][0])
+            gone = execute(root, f"SELECT COUNT(*) FROM seen WHERE {here} AND record_offset >= %s", back_to)
+            execute(root, f"DELETE FROM seen WHERE {here} AND record_offset >= %s", back_to)
+            execute(root, f"UPDATE _rowflow_progress SET next_offset = %s WHERE {here}", (begins[-1][0], *place))
+            execute(root, f"DELETE FROM intervals WHERE {here} AND (ends > %s OR begins > ends)", back_to)
             root.commit()
             self._report.replayed += gone[0][0]
         self._report.deeds["replay"] += 1
@@ -209,7 +209,7 @@ class Torture:
         self._mysql.resume()
         self._report.deeds["sink stall"] += 1
 
-    def _alive(self) -> list[object]:
+    def _alive(self) -> list[subprocess.Popen[bytes]]:
         return [w for w in self._stage.workers if w.poll() is None and w.pid not in self._ended]
 
     def _run_due(self) -> None:
@@ -225,7 +225,7 @@ class Torture:
                 self._ended.add(worker.pid)
                 self._report.died.append(f"{worker.pid} ended by itself with {worker.returncode}")
 
-    def _rows(self, sql: str) -> list[tuple[object, ...]]:
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         with connected(self._mysql.root_url, self._stage.schema) as root:
             exists = execute(root, "SHOW TABLES LIKE '\\_rowflow\\_progress'")
             return execute(root, sql) if exists else []
@@ -254,8 +254,6 @@ class Torture:
 
     def _look_at_lag(self) -> None:
         """What Kafka's tools would show, once the workers had time to commit."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
         admin = self._stage.admin
         sink_id = self._rows("SELECT id FROM _rowflow_sink")[0][0]
         group = f"rowflow-{self._stage.prefix}-{sink_id}"
@@ -264,7 +262,9 @@ class Torture:
             answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
             committed = {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
             ends = self._stage.log_ends()
-            return {f"{place}": end - committed.get(place, 0) for place, end in ends.items() if end != committed.get(place)}
+            return {
+                f"{place}": end - committed.get(place, 0) for place, end in ends.items() if end != committed.get(place)
+            }
 
         try:
             wait_until(lambda: not lag(), 15, "lag 0 in Kafka")
@@ -302,5 +302,5 @@ def play(seed: int, duration_s: float, directory: Path) -> Report:
 
 if __name__ == "__main__":
     found = play(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]))
-    print(found)
+    sys.stdout.write(f"{found}\n")
     sys.exit(0 if found.held else 1)

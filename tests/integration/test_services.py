@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from servers.services import SERVER_VARIABLES, Services
-from tests.helpers import ServiceAddresses, connected, execute, wait_until
+from tests.helpers import ServiceAddresses, connected, execute
 
 _ROOT = Path(__file__).parents[2]
 _VARIABLES = {*SERVER_VARIABLES, "SOURCE_ROOT_URL", "SINK_ROOT_URL"}
@@ -151,11 +151,14 @@ def test_the_tools_run(up: ServicesSet) -> None:
 
 def test_given_servers_are_used_and_none_is_started(tmp_path: Path, up: ServicesSet) -> None:
     environment = {**_OWN_ENVIRONMENT, **{name: up.environment[name] for name in SERVER_VARIABLES}}
-    show = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('ROWFLOW')}))"
+    show = (
+        "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('ROWFLOW')})); exit(7)"
+    )
 
     ran = _servers(tmp_path / "set", "run", "--", sys.executable, "-c", show, environment=environment)
     ready = _servers(tmp_path / "set", "up", environment=environment)
 
+    assert ran.returncode == 7
     assert json.loads(ran.stdout) == {name: up.environment[name] for name in SERVER_VARIABLES}
     assert ready.returncode == 0, ready.stderr
     settings = tomllib.loads((tmp_path / "set" / "rowflow.toml").read_text())
@@ -163,18 +166,22 @@ def test_given_servers_are_used_and_none_is_started(tmp_path: Path, up: Services
     assert not (tmp_path / "set" / "mysql").exists()
 
 
-def test_down_ends_them_and_up_brings_the_data_back(up: ServicesSet) -> None:
-    pids = _pids(up.directory)
+def test_after_a_crash_up_brings_the_data_back_and_down_ends_it_all(up: ServicesSet) -> None:
     with connected(up.environment["SOURCE_ROOT_URL"], "shop") as root:
         execute(root, "INSERT INTO books (isbn, title, author, price) VALUES ('9780141439518', 'Emma', 'Austen', 9)")
+    crashed = Services(up.directory)
+    crashed.mysql.kill()
+    crashed.kafka.kill()
 
+    again = _servers(up.directory, "up")
+
+    assert again.returncode == 0, again.stderr
+    with connected(up.environment["SOURCE_ROOT_URL"]) as root:
+        assert execute(root, "SELECT COUNT(*) FROM shop.books") == [(4,)]
+    pids = _pids(up.directory)
     assert _servers(up.directory, "down").returncode == 0
     assert {_state(pid) for pid in pids} <= {"gone", "Z"}
     assert _servers(up.directory, "down").returncode == 0
-    assert _servers(up.directory, "up").returncode == 0
-
-    with connected(up.environment["SOURCE_ROOT_URL"]) as root:
-        assert execute(root, "SELECT COUNT(*) FROM shop.books") == [(4,)]
 
 
 def _state(pid: int | None) -> str:
@@ -185,20 +192,15 @@ def _state(pid: int | None) -> str:
         return "gone"
 
 
-def test_run_gives_the_commands_exit_code_and_leaves_nothing_running(up: ServicesSet) -> None:
-    count = f"{up.directory}/bin/mysql -N -e 'SELECT COUNT(*) FROM shop.books'; exit 7"
-
-    ran = _servers(up.directory, "run", "--", "sh", "-c", count)
-
-    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (7, "3"), ran  # an empty set: the fourth book is gone
-    assert _pids(up.directory) == (None, None)
-
-
-def test_a_run_that_is_ended_ends_its_servers(up: ServicesSet) -> None:
-    command = [sys.executable, "-m", "servers", "--dir", str(up.directory), "run", "--", "sleep", "300"]
+def test_run_has_an_empty_set_and_leaves_nothing_running_when_it_is_ended(up: ServicesSet) -> None:
+    count = f"{up.directory}/bin/mysql -N -e 'SELECT COUNT(*) FROM shop.books'; exec sleep 300"
+    command = [sys.executable, "-m", "servers", "--dir", str(up.directory), "run", "--", "sh", "-c", count]
     with subprocess.Popen(command, cwd=_ROOT, env=_OWN_ENVIRONMENT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        wait_until(lambda: run.stdout is not None and "ready after" in run.stdout.readline(), 60, "the servers")
+        assert run.stdout.readline().startswith("Starting")
+        assert "ready after" in run.stdout.readline()
+        assert run.stdout.readline() == "3\n"  # the fourth book is gone
+        assert None not in _pids(up.directory)
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 128 + signal.SIGTERM
 

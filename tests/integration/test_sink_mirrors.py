@@ -26,7 +26,9 @@ def test_last_change_of_each_key_counts(stand: SinkStand, sink_root: Connection,
     stand.begin()
     log = stand.logs[0]
     log.create(book(1)).create(book(2)).create(book(3))
-    log.update(book(1), book(1, stock=7)).delete(book(2)).delete(book(3)).create(book(3, title="O'Reilly\\ %s", price=None))
+    log.update(book(1), book(1, stock=7)).delete(book(2)).delete(book(3)).create(
+        book(3, title="O'Reilly\\ %s", price=None)
+    )
     assert stand.handle() is Outcome.STORED
     assert books(sink_root, sink_schema) == [
         (1, "Book 1", Decimal("46.80"), 7, '{"genre": "poetry"}'),

@@ -63,13 +63,17 @@ def test_a_second_start_is_refused(sleeper: ServerProcess) -> None:
         sleeper.start(["sleep", "300"])
 
 
-def test_a_suspended_process_can_be_stopped(tmp_path: Path, sleeper: ServerProcess) -> None:
-    sleeper.suspend()
-    wait_until(lambda: _state(sleeper) == "T", 5, "the process to be suspended")
+def test_a_suspended_process_is_ended_in_order(tmp_path: Path) -> None:
+    orderly = ServerProcess(tmp_path, "orderly")
+    orderly.start(["sh", "-c", "trap 'echo in order; exit' TERM; echo ready; while :; do sleep 0.05; done"])
+    wait_until(lambda: "ready" in orderly.log_file.read_text(), 5, "the trap to be set")
+    orderly.suspend()
+    wait_until(lambda: _state(orderly) == "T", 5, "the process to be suspended")
 
-    sleeper.stop(timeout_s=10)
+    orderly.stop(timeout_s=2)
 
-    assert ServerProcess(tmp_path, "sleeper").pid is None
+    assert orderly.pid is None
+    assert "in order" in orderly.log_file.read_text()
 
 
 def test_a_process_deaf_to_sigterm_is_ended_all_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""Writes the Python source of a decode plan.
+
+Comes in: a table's schema.  Goes out: the source of three functions, ``inserts``, ``updates`` and ``deletes``, and the
+objects that they name.  Only names of columns, as literals, come from outside; they are quoted by ``repr`` and JSON.
+
+The code keeps two things: the variable ``offset``, and how far behind it (known while writing) the next column lies.
+Columns of fixed size gather until one of variable size, or one that may be NULL, ends their run; then one
+``unpack_from`` reads them all.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from cdc_reader.charsets import Decoder, decoder
+from cdc_reader.column_forms import GLOBALS, NUMBER_TYPES, AnyDecoder, FixedForm, Form, Order, form_of, length_form
+from schemas.events import NEW_KEY_HEADER, OLD_KEY_HEADER
+from schemas.tables import Column, TableSchema
+
+LenientDecoder = Callable[[Column, Decoder], AnyDecoder]
+
+
+class _Waiting(NamedTuple):
+    """A value of the run that hasn't been read yet: the name it gets, its form, how far behind ``offset`` it lies."""
+
+    name: str
+    form: FixedForm
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCode:
+    """The source and what it names; ``exec(compile(source, ...), names)`` defines the three functions."""
+
+    source: str
+    names: dict[str, object]
+
+
+class _ImageWriter:
+    """Writes the lines that decode one row image into local variables, each named after its column."""
+
+    def __init__(
+        self, columns: Sequence[tuple[str, Form, int]], bitmap_bytes: int, bind: Callable[[str, object], str]
+    ) -> None:
+        """``columns``: variable, form, and the bit of the null bitmap (-1: never NULL)."""
+        self._columns = columns
+        self._bitmap_bytes = bitmap_bytes
+        self._bind = bind
+        self._lines: list[str] = []
+        self._indent = ""
+        self._run: list[_Waiting] = []
+        self._order: Order = ""
+        self._at = 0
+
+    def lines(self) -> list[str]:
+        """The lines; ``buffer`` and ``offset`` in, the variables and ``offset`` behind the image out."""
+        nullable = any(bit >= 0 for _, _, bit in self._columns)
+        if nullable:
+            self._null_bitmap()
+        else:
+            self._at = self._bitmap_bytes
+        for name, form, bit in self._columns:
+            if bit >= 0:
+                self._nullable(name, form, bit)
+            else:
+                self._value(name, form)
+        self._settle()
+        return self._lines
+
+    def _null_bitmap(self) -> None:
+        codes = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(self._bitmap_bytes)
+        if codes:
+            self._wait("nulls", FixedForm(codes, "<" if codes != "B" else ""))
+        else:
+            form = FixedForm(f"{self._bitmap_bytes}s", "", lambda numbers, _: f'int.from_bytes({numbers[0]}, "little")')
+            self._wait("nulls", form)
+
+    def _nullable(self, name: str, form: Form, bit: int) -> None:
+        self._settle()
+        self._line(f"if nulls & {1 << bit:#x}:")
+        self._line(f"    {name} = None")
+        self._line("else:")
+        self._indent += "    "
+        self._value(name, form)
+        self._settle()
+        self._indent = self._indent[4:]
+
+    def _value(self, name: str, form: Form) -> None:
+        if isinstance(form, FixedForm):
+            self._wait(name, form)
+            return
+        self._wait("size", length_form(form.length_bytes))
+        self._read_run()
+        self._line(f"start = offset + {self._at}")
+        self._line("offset = start + size")
+        self._at = 0
+        self._line(f"{name} = {form.expression('buffer[start:offset]')}")
+
+    def _wait(self, name: str, form: FixedForm) -> None:
+        if self._order and form.order and form.order != self._order:
+            self._read_run()
+        self._order = self._order or form.order
+        self._run.append(_Waiting(name, form, self._at))
+        self._at += form.size
+
+    def _read_run(self) -> None:
+        """Writes the reading of all that waits, then what is made of it."""
+        if not self._run:
+            return
+        targets: list[str] = []
+        made: list[str] = []
+        for index, (name, form, at) in enumerate(self._run):
+            numbers = [name] if form.numbers == 1 else [f"part{index}_{part}" for part in range(form.numbers)]
+            targets += numbers
+            value = form.expression(numbers, f"buffer[{self._place(at)}:{self._place(at + form.size)}]")
+            if value != name:
+                made.append(f"{name} = {value}")
+        codes = "".join(form.codes for _, form, _ in self._run)
+        place = self._place(self._run[0].at)
+        if codes == "B":
+            self._line(f"{targets[0]} = buffer[{place}]")
+        else:
+            read = self._bind("read", struct.Struct(f"{self._order or '<'}{codes}").unpack_from)
+            self._line(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {read}(buffer, {place})")
+        for line in made:
+            self._line(line)
+        self._run.clear()
+        self._order = ""
+
+    def _settle(self) -> None:
+        """Reads what waits and moves ``offset`` behind it."""
+        self._read_run()
+        if self._at:
+            self._line(f"offset += {self._at}")
+            self._at = 0
+
+    def _place(self, at: int) -> str:
+        return f"offset + {at}" if at else "offset"
+
+    def _line(self, text: str) -> None:
+        self._lines.append(self._indent + text)
+
+
+class PlanWriter:
+    """Writes the three functions for one schema."""
+
+    def __init__(self, schema: TableSchema, lenient: LenientDecoder | None = None) -> None:
+        """``lenient`` makes, of a text column and its decoder, a decoder that notes what it can't decode instead.
+
+        The functions then put ``noted_headers()`` beside each message; the caller gives them that name.
+        """
+        self._schema = schema
+        self._names: dict[str, object] = dict(GLOBALS)
+        self._headers = "noted_headers()" if lenient else "None"
+        self._variables: dict[str, str] = {}
+        self._columns: list[tuple[str, Form, int]] = []
+        for index, column in enumerate(schema.columns):
+            decode = lenient(column, decoder(column.charset)) if lenient and is_text(column) else None
+            form = form_of(schema.name, column, self._bind, decode)
+            variable = f"c{index}_{re.sub('[^a-z0-9]+', '_', column.name.lower())}".rstrip("_")
+            self._variables[column.name] = variable
+            self._columns.append((variable, form, index if column.nullable else -1))
+
+    def code(self) -> PlanCode:
+        """The plan's source, and what it names."""
+        title = f"# Decodes row images of {str(self._schema.name)!r}, schema {self._schema.fingerprint}."
+        functions = [
+            self._function("inserts", ['close = b\'},"op":"c"\' + tail'], self._insert()),
+            self._function("updates", [f'close_{op} = b\'}},"op":"{op}"\' + tail' for op in "ucd"], self._update()),
+            self._function("deletes", ['close = b\'},"op":"d"\' + tail'], self._delete()),
+        ]
+        return PlanCode("\n\n\n".join((title, *functions)) + "\n", self._names)
+
+    def _bind(self, stem: str, target: object) -> str:
+        name = f"{stem}_{len(self._names)}"
+        self._names[name] = target
+        return name
+
+    @staticmethod
+    def _function(name: str, prepare: list[str], one_row: list[str]) -> str:
+        return "\n".join(
+            (
+                f"def {name}(buffer, offset, end, mid, tail, row):",
+                *(f"    {line}" for line in prepare),
+                "    messages = []",
+                "    add = messages.append",
+                "    while offset < end:",
+                *(f"        {line}" for line in one_row),
+                "        row += 1",
+                "    return offset, row, messages",
+            )
+        )
+
+    def _image(self) -> list[str]:
+        return _ImageWriter(self._columns, (len(self._columns) + 7) // 8, self._bind).lines()
+
+    def _row(self) -> str:
+        items = ", ".join(f"{name!r}: {variable}" for name, variable in self._variables.items())
+        return f"dumps({{{items}}})"
+
+    def _key(self) -> str:
+        """The record key; whole numbers go into a template, which is faster."""
+        columns = self._schema.by_name
+        parts = [(name, self._variables[name]) for name in self._schema.key_columns]
+        if all(columns[name].type in NUMBER_TYPES for name, _ in parts):
+            template = ",".join(f"{orjson.dumps(name).decode().replace('%', '%%')}:%d" for name, _ in parts)
+            return f"{f'{{{template}}}'.encode()!r} % ({', '.join(variable for _, variable in parts)},)"
+        items = ", ".join(f"{name!r}: {variable}" for name, variable in parts)
+        return f"dumps({{{items}}})"
+
+    def _message(self, key: str, before: str, after: str, close: str, headers: str) -> str:
+        """Adds a message; ``before`` and ``after`` are expressions for JSON, empty for null."""
+        pieces = ["b'{\"before\":'", before, "b',\"after\":'", after] if before and after else []
+        if not pieces:
+            pieces = (
+                ["b'{\"before\":'", before, "b',\"after\":null'"] if before else ['b\'{"before":null,"after":\'', after]
+            )
+        value = f"join(({', '.join(pieces)}, mid, b'%d' % row, {close}))"
+        return f"add((row, {key}, {value}, {headers}))"
+
+    def _insert(self) -> list[str]:
+        return [*self._image(), self._message(self._key(), "", self._row(), "close", self._headers)]
+
+    def _delete(self) -> list[str]:
+        return [
+            *self._image(),
+            f"key = {self._key()}",
+            self._message("key", self._row(), "", "close", self._headers),
+            "add((row, key, None, None))",
+        ]
+
+    def _update(self) -> list[str]:
+        """Another key is another record: ``d`` and a tombstone on the old one, ``c`` on the new one (R10: as bytes)."""
+        to_new = f"[({NEW_KEY_HEADER!r}, key), *({self._headers} or ())]"
+        to_old = f"[({OLD_KEY_HEADER!r}, old_key), *({self._headers} or ())]"
+        return [
+            *self._image(),
+            f"old_key = {self._key()}",
+            f"before = {self._row()}",
+            *self._image(),
+            f"key = {self._key()}",
+            f"after = {self._row()}",
+            "if key == old_key:",
+            "    " + self._message("key", "before", "after", "close_u", self._headers),
+            "else:",
+            "    " + self._message("old_key", "before", "", "close_d", to_new),
+            "    add((row, old_key, None, None))",
+            "    " + self._message("key", "", "after", "close_c", to_old),
+        ]
+
+
+def is_text(column: Column) -> bool:
+    """Whether the column's values are decoded by its character set, row by row."""
+    return bool(column.charset) and not column.members

@@ -1,0 +1,212 @@
+"""Shards: reading a table in the order of its primary key, piece by piece, as events with op ``r``.
+
+Comes in: a table's schema; then the rows of its SELECT, raw as the server prints them (``character_set_results`` NULL,
+time zone +00:00).  Goes out: the SELECT for the rows behind a key, the messages, and the key that the next SELECT goes
+on from.
+
+Guarantees: a row's JSON is byte for byte what the decode plan makes of the same row in the binlog.  No row is left out or
+read twice: keys are compared by the server, in the columns' own collations, as its index has them, with literals that
+say exactly what the server printed.  A key with a prefix part is ordered by that prefix, which no index can do: each
+shard of such a table is sorted by the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from cdc_reader import values
+from cdc_reader.charsets import decoder
+from cdc_reader.column_forms import STORED_AS_BLOB
+from cdc_reader.errors import SourceStopped
+from cdc_reader.plan_source import is_text
+from cdc_reader.plans import Message, OnUndecodable, UndecodableTexts
+from cdc_reader.sql import quoted
+from schemas.keys import key_bytes
+from schemas.tables import Column, KeyPart, TableName, TableSchema
+
+Row = tuple[bytes | None, ...]
+_Convert = Callable[[bytes], object]
+
+_NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
+_DATES = frozenset({"date", "datetime", "timestamp"})
+_BINARY = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
+_NUMBER_TEXT = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?")
+_DATE_TEXT = re.compile(rb"[-0-9:. ]+")
+
+
+# ---- from the server's text to the event's value ----
+
+
+def _converter(table: TableName, column: Column) -> _Convert:
+    """What makes a column's value of the bytes that the server prints for :func:`_selected`."""
+    if column.charset:
+        return bytes.decode if column.charset == "binary" else decoder(column.charset)
+    if column.type in _NUMBERS:
+        return int
+    convert = _CONVERTERS.get(column.type)
+    if convert is None:
+        raise SourceStopped(
+            f"column {column.name} of {table} has the type {column.type}, unknown to this version of Rowflow"
+        )
+    return convert
+
+
+def _decimal(text: bytes) -> str:
+    """ZEROFILL prints zeros in front, of which the binlog knows nothing."""
+    number = text.decode("ascii").lstrip("0")
+    return f"0{number}" if not number or number.startswith(".") else number
+
+
+def _float(text: bytes) -> float:
+    return values.FLOATS[values.float_bits(float(text))]
+
+
+def _datetime(text: bytes) -> str:
+    return text.decode("ascii").replace(" ", "T")
+
+
+def _timestamp(text: bytes) -> str:
+    return f"{_datetime(text)}Z"
+
+
+_CONVERTERS: dict[str, _Convert] = {
+    "bit": lambda stored: int.from_bytes(stored, "big"),
+    "decimal": _decimal,
+    "double": float,
+    "float": _float,
+    "date": bytes.decode,
+    "time": bytes.decode,
+    "datetime": _datetime,
+    "timestamp": _timestamp,
+    "json": bytes.decode,
+    **dict.fromkeys(STORED_AS_BLOB | _BINARY, values.base64_text),
+}
+
+
+def _selected(column: Column) -> str:
+    """The expression that prints all of a column's value: of FLOAT and DOUBLE(m,d) the server shows only some digits."""
+    name = quoted(column.name)
+    return f"{name} * 1E0" if column.type in ("float", "double") else name
+
+
+# ---- keys ----
+
+
+def _ordered(column: Column, part: KeyPart) -> str:
+    """The expression by which a part of the key is ordered and compared."""
+    name = quoted(column.name)
+    return f"LEFT({name}, {part.prefix_chars})" if part.prefix_chars else name
+
+
+def _printed(column: Column, part: KeyPart) -> str:
+    """The expression that prints what :func:`_literal` needs: of ENUM and SET, which are ordered by it, the number."""
+    if column.members:
+        return f"CAST({quoted(column.name)} AS UNSIGNED)"
+    return _ordered(column, part) if part.prefix_chars else _selected(column)
+
+
+def _literal(column: Column, printed: bytes) -> str:
+    """A literal that is exactly the value that the server printed."""
+    if column.members:
+        return _checked(_NUMBER_TEXT, printed)
+    if column.charset:
+        return f"_{column.charset} X'{printed.hex()}'"
+    if column.type in _BINARY:
+        return f"X'{printed.hex()}'"
+    if column.type == "bit":
+        return str(int.from_bytes(printed, "big"))
+    if column.type == "time":
+        return f"TIME'{_checked(_DATE_TEXT, printed)}'"
+    if column.type in _DATES:
+        return f"'{_checked(_DATE_TEXT, printed)}'"
+    text = _checked(_NUMBER_TEXT, printed)
+    if column.type in ("float", "double") and "e" not in text:
+        return f"{text}E0"
+    return text
+
+
+def _checked(pattern: re.Pattern[bytes], printed: bytes) -> str:
+    if not pattern.fullmatch(printed):
+        raise SourceStopped("the server printed a part of a key in a form that can't be compared with")
+    return printed.decode("ascii")
+
+
+class ShardPlan:
+    """Reads one version of a table; raises SourceStopped for types that it doesn't know and for a table without a key."""
+
+    def __init__(self, schema: TableSchema, on_undecodable: OnUndecodable = "stop") -> None:
+        self.schema = schema
+        self._names = tuple(schema.by_name)
+        self._converters = [_converter(schema.name, column) for column in schema.columns]
+        self._undecodable = UndecodableTexts(schema, on_undecodable)
+        self._lenient: list[_Convert] = [
+            self._undecodable.lenient(column, decoder(column.charset)) if is_text(column) else convert
+            for column, convert in zip(schema.columns, self._converters, strict=True)
+        ]
+        if not schema.primary_key:
+            raise SourceStopped(
+                f"{schema.name} has no primary key: its rows can't be told apart; ALTER TABLE ... ADD PRIMARY KEY"
+            )
+        self._key = [(schema.by_name[part.column], part) for part in schema.primary_key]
+        self._places: list[int] = []
+        selected = [_selected(column) for column in schema.columns]
+        for column, part in self._key:
+            printed = _printed(column, part)
+            if printed not in selected:
+                selected.append(printed)
+            self._places.append(selected.index(printed))
+        whole = all(part.prefix_chars == 0 for part in schema.primary_key)
+        self._select = (
+            f"SELECT {', '.join(selected)} FROM {quoted(schema.name.db)}.{quoted(schema.name.table)}"
+            f"{' FORCE INDEX (PRIMARY)' if whole else ''}"
+        )
+        self._order = ", ".join(_ordered(column, part) for column, part in self._key)
+
+    def select_sql(self, after: tuple[bytes, ...] | None, limit_rows: int) -> tuple[str, list[bytes]]:
+        """The SELECT of the next rows behind a key (None: from the first); its values are literals, so without arguments.
+
+        ``(a, b) > (x, y)`` is written ``a > x OR (a = x AND b > y)``, for which MySQL reads ranges of the index.
+        """
+        where = ""
+        if after is not None:
+            equal: list[str] = []
+            ranges = []
+            for (column, part), printed in zip(self._key, after, strict=True):
+                ordered, literal = _ordered(column, part), _literal(column, printed)
+                ranges.append(" AND ".join((*equal, f"{ordered} > {literal}")))
+                equal.append(f"{ordered} = {literal}")
+            where = " WHERE " + " OR ".join(f"({text})" for text in ranges)
+        return f"{self._select}{where} ORDER BY {self._order} LIMIT {limit_rows}", []
+
+    def last_key(self, row: Row) -> tuple[bytes, ...]:
+        """The key of a row as ``select_sql`` takes it, one text for each part."""
+        return tuple(row[place] or b"" for place in self._places)
+
+    def messages(self, rows: Sequence[Row], mid: bytes, tail: bytes, first_row: int = 0) -> list[Message]:
+        """An ``r`` event for each row; ``mid`` and ``tail`` as :class:`~cdc_reader.plans.Plan` takes them."""
+        close = b'},"op":"r"' + tail
+        messages: list[Message] = []
+        for number, row in enumerate(rows, first_row):
+            try:
+                after = self._values(row, self._converters)
+                headers = None
+            except UnicodeDecodeError:
+                after = self._values(row, self._lenient)
+                headers = self._undecodable.headers()
+            value = b"".join((b'{"before":null,"after":', orjson.dumps(after), mid, b"%d" % number, close))
+            messages.append((number, key_bytes(after, self.schema.key_columns), value, headers))
+        return messages
+
+    def _values(self, row: Row, converters: Sequence[_Convert]) -> dict[str, object]:
+        return {
+            name: None if printed is None else convert(printed)
+            for name, printed, convert in zip(self._names, row, converters, strict=False)
+        }
+
+
+def compile_shard_plan(schema: TableSchema, *, on_undecodable: OnUndecodable = "stop") -> ShardPlan:
+    """The plan for a table's version."""
+    return ShardPlan(schema, on_undecodable)

@@ -1,0 +1,23 @@
+"""The slice transport alone, under everything that takes partitions away from workers (exactness.md W1-W11)."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.torture import play
+
+
+@pytest.mark.timeout(300)
+def test_rule_w1_every_record_takes_effect_once_under_a_minute_of_torture(tmp_path: Path) -> None:
+    report = play(seed=20261123, duration_s=45, directory=tmp_path)
+    assert report.held, report
+    assert sum(report.deeds.values()) > 8
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [3])
+def test_rule_w1_every_record_takes_effect_once_under_ten_minutes_of_torture(seed: int, tmp_path: Path) -> None:
+    report = play(seed, duration_s=600, directory=tmp_path)
+    assert report.held, report
+    assert {"kill -9", "SIGTERM", "SIGSTOP", "seek back", "replay", "sink restart", "sink stall"} <= set(report.deeds)

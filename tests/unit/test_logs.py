@@ -1,0 +1,80 @@
+"""The log: its form, and what it never holds."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from rowflow.logs import LineFormatter, describe_place, set_up_logging
+
+CANARY = "canary-77aa"
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What a logger with our formatter writes."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(LineFormatter())
+    logger = logging.getLogger("rowflow.test")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    yield written
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def fail_with_values() -> None:
+    try:
+        raise KeyError(CANARY)
+    except KeyError as error:
+        raise ValueError(f"Duplicate entry '{CANARY}' for key 'PRIMARY'") from error
+
+
+def test_a_line_has_time_level_place_and_text(logged: io.StringIO) -> None:
+    logging.getLogger("rowflow.test").info("topic=%s rows=%d", "bookshop.shop.books", 3)
+    line = logged.getvalue()
+    assert line.endswith("Z INFO test_logs: topic=bookshop.shop.books rows=3\n")
+    assert line[10] == "T"
+
+
+def test_a_traceback_shows_places_and_types_but_no_values(logged: io.StringIO) -> None:
+    try:
+        fail_with_values()
+    except ValueError:
+        logging.getLogger("rowflow.test").exception("failed")
+    text = logged.getvalue()
+    assert "in fail_with_values" in text
+    assert "builtins.KeyError\nwhich led to:" in text
+    assert text.rstrip().endswith("builtins.ValueError")
+    assert CANARY not in text
+
+
+def test_an_unforeseen_failure_is_described_without_values() -> None:
+    with pytest.raises(ValueError, match="Duplicate") as caught:
+        fail_with_values()
+    described = describe_place(caught.value)
+    assert described.startswith("ValueError in fail_with_values (")
+    assert CANARY not in described
+
+
+def test_at_debug_only_our_own_rooms_speak(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        # Captured handlers are not closed: they are taken away before logging is set up anew.
+        root.handlers[:] = []
+        set_up_logging(verbose=True)
+        logging.getLogger("cdc_reader.reader").debug("ours")
+        logging.getLogger("aiokafka.consumer").debug(CANARY)
+        logging.getLogger("faust").info(CANARY)
+        logging.getLogger("faust").warning("theirs")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    written = capsys.readouterr().err
+    assert "DEBUG test_logs: ours" in written
+    assert "WARNING test_logs: theirs" in written
+    assert CANARY not in written
