@@ -93,6 +93,7 @@ STORED_AS_BLOB = frozenset(
 _JSON_MEMO_BYTES = 512
 _JSON_MEMO_VALUES = 2048
 _TWO_DIGITS = tuple(f"{number:02d}" for number in range(100))
+_THREE_DIGITS = tuple(f"{number:03d}" for number in range(1000))
 
 GLOBALS = {
     "CLOCKS": values.CLOCKS,
@@ -101,6 +102,7 @@ GLOBALS = {
     "EPOCH_DAYS": values.EPOCH_DAYS,
     "FLOATS": values.FLOATS,
     "SECONDS": values.SECONDS,
+    "THREE_DIGITS": _THREE_DIGITS,
     "TWO_DIGITS": _TWO_DIGITS,
     "base64_text": values.base64_text,
     "dumps": orjson.dumps,
@@ -179,7 +181,7 @@ def _content(length_bytes: int, column: Column, bind: Bind, decode: AnyDecoder |
     if not column.charset:
         return VariableForm(length_bytes, _base64)
     if decode is None and column.charset in UTF8_CHARSETS:
-        return VariableForm(length_bytes, lambda stored: f'str({stored}, "utf-8")')
+        return VariableForm(length_bytes, lambda stored: f"{stored}.decode()")
     name = bind("decode", decode or decoder(column.charset))
     return VariableForm(length_bytes, lambda stored: f"{name}({stored})")
 
@@ -207,6 +209,11 @@ def _mediumint(column: Column, _bind: Bind) -> FixedForm:
 def _bit(column: Column, _bind: Bind) -> FixedForm:
     codes = number_codes((column.length + 7) // 8)
     return FixedForm(codes, ">", lambda numbers, _: big_endian(numbers, codes))
+
+
+def _float(_column: Column, _bind: Bind) -> FixedForm:
+    # The two zeros are equal as keys of a dict, and are right as they are.
+    return FixedForm("f", "<", lambda numbers, _: f"(FLOATS[{numbers[0]}] if {numbers[0]} else {numbers[0]})")
 
 
 def _year(_column: Column, _bind: Bind) -> FixedForm:
@@ -251,7 +258,14 @@ def _fraction_codes(scale: int) -> str:
 def _fraction(numbers: Sequence[str], scale: int) -> str:
     """The f-string part of a fraction of so many digits; it is stored as a whole number of two, four or six digits."""
     stored = big_endian(numbers, _fraction_codes(scale))
+    if scale == 6:
+        return f".{_six_digits(stored)}"
     return f".{{{stored} // 10:0{scale}d}}" if scale % 2 else f".{{{stored}:0{scale}d}}"
+
+
+def _six_digits(number: str) -> str:
+    """Two look-ups are faster than formatting with leading zeros."""
+    return f"{{THREE_DIGITS[{number} // 1000]}}{{THREE_DIGITS[{number} % 1000]}}"
 
 
 def _date(_column: Column, _bind: Bind) -> FixedForm:
@@ -265,7 +279,7 @@ def _datetime(column: Column, _bind: Bind) -> FixedForm:
         def micros(numbers: Sequence[str], _stored: str) -> str:
             number = numbers[0]
             clock = f"CLOCKS[{number} >> 24 & 0x1FFFF]"
-            return f'f"{{DATETIME_DAYS[{number} >> 41]}}{{{clock}}}.{{{number} & 0xFFFFFF:06d}}"'
+            return f'f"{{DATETIME_DAYS[{number} >> 41]}}{{{clock}}}.{_six_digits(f"({number} & 0xFFFFFF)")}"'
 
         return FixedForm("Q", ">", micros)
 
@@ -318,7 +332,7 @@ _FORMS: dict[str, Callable[[Column, Bind], Form]] = {
     "decimal": _decimal,
     "double": lambda _column, _bind: FixedForm("d", "<"),
     "enum": _enum,
-    "float": lambda _column, _bind: FixedForm("I", "<", lambda numbers, _: f"FLOATS[{numbers[0]}]"),
+    "float": _float,
     "json": _json,
     "mediumint": _mediumint,
     "set": _set,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from binascii import b2a_base64
+from collections.abc import Callable
 from decimal import Decimal
 from json.encoder import encode_basestring
 
@@ -25,9 +26,13 @@ _INT32 = struct.Struct("<i").unpack_from
 _INT64 = struct.Struct("<q").unpack_from
 _UINT64 = struct.Struct("<Q").unpack_from
 _DOUBLE = struct.Struct("<d").unpack_from
+_SMALL_ENTRIES = struct.Struct("<BH").iter_unpack
+_LARGE_ENTRIES = struct.Struct("<BI").iter_unpack
+_SMALL_KEYS = struct.Struct("<HH").iter_unpack
+_LARGE_KEYS = struct.Struct("<IH").iter_unpack
 
 _SMALL_OBJECT, _LARGE_OBJECT, _SMALL_ARRAY, _LARGE_ARRAY, _LITERAL, _SHORT, _USHORT, _LONG, _ULONG = range(9)
-_STRING, _OPAQUE = 12, 15
+_LONG_LONG, _ULONG_LONG, _DOUBLE_KIND, _STRING, _OPAQUE = 9, 10, 11, 12, 15
 _LITERALS = ("null", "true", "false")
 _DECIMAL_FIELD, _DATE_FIELD, _TIME_FIELD = 246, 10, 11
 _DATETIME_FIELDS = frozenset({7, 12})
@@ -37,7 +42,9 @@ _F_FORMAT_POINT_MAX = 15
 """Where the decimal point may stand, counted from the first digit, for a double to be printed without an exponent."""
 
 _BASE64_LINE = 57
-_KEYS_MAX = 4096
+_TEMPLATES_MAX = 4096
+_SHORT_STRING = 24
+_SHORT_STRINGS_MAX = 8192
 
 
 def json_text(data: bytes) -> str:
@@ -45,6 +52,8 @@ def json_text(data: bytes) -> str:
     if not data:
         return "null"
     try:
+        if data[0] == _SMALL_OBJECT:
+            return _small_object(data, 1)
         return _value(data, data[0], 1)
     except (IndexError, struct.error) as error:
         raise SourceStopped("a JSON value ends before its own lengths say: the event is damaged") from error
@@ -67,71 +76,112 @@ def double_text(value: float) -> str:
     return f"{minus}{figures[0]}{fraction}e{point - 1}"
 
 
-def _key_text(key: bytes) -> str:
-    return encode_basestring(key.decode()) + ": "
-
-
-_KEYS: Memo[bytes, str] = Memo(_key_text, _KEYS_MAX)
-
-
 def _value(data: bytes, kind: int, offset: int) -> str:
     """The value of that kind whose bytes begin at ``offset``."""
-    if kind == _STRING:
-        length, start = _length(data, offset)
-        return encode_basestring(data[start : start + length].decode())
-    if kind <= _LARGE_OBJECT:
-        return _object(data, offset, large=kind == _LARGE_OBJECT)
-    if kind <= _LARGE_ARRAY:
-        return _array(data, offset, large=kind == _LARGE_ARRAY)
-    if kind == _OPAQUE:
-        return _opaque(data, offset)
-    if kind == 11:
-        return double_text(_DOUBLE(data, offset)[0])
-    if kind == _LITERAL:
-        return _LITERALS[data[offset]]
-    reader = _INTEGERS.get(kind)
-    if reader is None:
+    render = _RENDERERS.get(kind)
+    if render is None:
         raise SourceStopped(f"a JSON value holds a part of type {kind}, unknown to this version of Rowflow")
-    number: int = reader(data, offset)[0]
-    return str(number)
+    return render(data, offset)
 
 
-_INTEGERS = {_SHORT: _INT16, _USHORT: _UINT16, _LONG: _INT32, _ULONG: _UINT32, 9: _INT64, 10: _UINT64}
+def _quoted(text: bytes) -> str:
+    return encode_basestring(text.decode())
 
 
-def _entry(data: bytes, entry: int, start: int, *, large: bool) -> str:
-    """An element by its value entry: a kind, then the value itself where it fits, else its offset in the container."""
-    kind = data[entry]
-    if kind == _STRING:
-        place = start + (_UINT32 if large else _UINT16)(data, entry + 1)[0]
-        length = data[place]
-        if length < 0x80:
-            return encode_basestring(data[place + 1 : place + 1 + length].decode())
-        return _value(data, kind, place)
-    if _LITERAL <= kind <= (_ULONG if large else _USHORT):
-        return _value(data, kind, entry + 1)
-    return _value(data, kind, start + (_UINT32 if large else _UINT16)(data, entry + 1)[0])
+_SHORT_STRINGS: Memo[bytes, str] = Memo(_quoted, _SHORT_STRINGS_MAX)
+"""Short strings are mostly names and marks that come again and again."""
 
 
-def _object(data: bytes, start: int, *, large: bool) -> str:
-    number, width = (_UINT32, 4) if large else (_UINT16, 2)
-    count = number(data, start)[0]
-    keys = start + 2 * width
-    values = keys + count * (width + 2)
-    parts = []
-    for index in range(count):
-        entry = keys + index * (width + 2)
-        key = start + number(data, entry)[0]
-        length = _UINT16(data, entry + width)[0]
-        parts.append(_KEYS[data[key : key + length]] + _entry(data, values + index * (width + 1), start, large=large))
-    return "{" + ", ".join(parts) + "}"
+def _string(data: bytes, offset: int) -> str:
+    length, start = _length(data, offset)
+    return _quoted(data[start : start + length])
 
 
-def _array(data: bytes, start: int, *, large: bool) -> str:
-    number, width = (_UINT32, 4) if large else (_UINT16, 2)
-    first = start + 2 * width
-    end = first + number(data, start)[0] * (width + 1)
-    return "[" + ", ".join([_entry(data, entry, start, large=large) for entry in range(first, end, width + 1)]) + "]"
+def _small_object(data: bytes, start: int) -> str:
+    """Two bytes each for the number of elements, the size and the offsets: what nearly all JSON is."""
+    count = data[start] | data[start + 1] << 8
+    if not count:
+        return "{}"
+    values = start + 4 + 4 * count
+    names = values + 3 * count
+    names_end = start + _UINT16(data, values - 4)[0] + _UINT16(data, values - 2)[0]
+    template = _SMALL_TEMPLATES[data[start + 4 : values] + data[names:names_end]]
+    return template % tuple(_small_elements(data, start, values, names))
+
+
+def _small_array(data: bytes, start: int) -> str:
+    first = start + 4
+    end = first + 3 * (data[start] | data[start + 1] << 8)
+    return "[" + ", ".join(_small_elements(data, start, first, end)) + "]"
+
+
+def _small_elements(data: bytes, start: int, first: int, end: int) -> list[str]:
+    """The elements of a container: a kind each, then the value itself where it fits, else its offset."""
+    texts = []
+    for kind, number in _SMALL_ENTRIES(data[first:end]):
+        if kind == _STRING:
+            place = start + number
+            length = data[place]
+            if length < _SHORT_STRING:
+                texts.append(_SHORT_STRINGS[data[place + 1 : place + 1 + length]])
+            else:
+                texts.append(_string(data, place))
+        elif kind == _SHORT:
+            texts.append(str(number if number < 0x8000 else number - 0x10000))
+        elif kind == _SMALL_ARRAY:
+            texts.append(_small_array(data, start + number))
+        elif kind == _SMALL_OBJECT:
+            texts.append(_small_object(data, start + number))
+        elif kind == _LITERAL:
+            texts.append(_LITERALS[number])
+        elif kind == _USHORT:
+            texts.append(str(number))
+        else:
+            texts.append(_value(data, kind, start + number))
+    return texts
+
+
+def _template(keys: list[bytes]) -> str:
+    """The text of an object with ``%s`` for its values."""
+    names = [_quoted(key).replace("%", "%%") for key in keys]
+    return "{" + ", ".join(f"{name}: %s" for name in names) + "}"
+
+
+def _small_template(shape: bytes) -> str:
+    """The template of a small object by its shape: the offsets and lengths of its keys, then the keys themselves.
+
+    The first key lies behind 4 bytes for the object, 4 for each key and 3 for each value.
+    """
+    first = _UINT16(shape)[0]
+    names = (first - 4) // 7 * 4 - first
+    return _template(
+        [shape[names + offset : names + offset + length] for offset, length in _SMALL_KEYS(shape[: names + first])]
+    )
+
+
+_SMALL_TEMPLATES: Memo[bytes, str] = Memo(_small_template, _TEMPLATES_MAX)
+"""Objects of one table mostly have the same keys, and formatting is the fastest way to put values between them."""
+
+
+def _large_object(data: bytes, start: int) -> str:
+    count = _UINT32(data, start)[0]
+    values = start + 8 + 6 * count
+    keys = [data[start + offset : start + offset + length] for offset, length in _LARGE_KEYS(data[start + 8 : values])]
+    return _template(keys) % tuple(_large_elements(data, start, values, values + 5 * count))
+
+
+def _large_array(data: bytes, start: int) -> str:
+    first = start + 8
+    end = first + 5 * _UINT32(data, start)[0]
+    return "[" + ", ".join(_large_elements(data, start, first, end)) + "]"
+
+
+def _large_elements(data: bytes, start: int, first: int, end: int) -> list[str]:
+    texts = []
+    for index, (kind, number) in enumerate(_LARGE_ENTRIES(data[first:end])):
+        inlined = _LITERAL <= kind <= _ULONG
+        texts.append(_value(data, kind, first + 5 * index + 1 if inlined else start + number))
+    return texts
 
 
 def _length(data: bytes, offset: int) -> tuple[int, int]:
@@ -163,3 +213,21 @@ def _opaque(data: bytes, offset: int) -> str:
         return f'"{packed_datetime_text(_INT64(content)[0])}"'
     lines = [b2a_base64(content[at : at + _BASE64_LINE], newline=False) for at in range(0, length, _BASE64_LINE)]
     return encode_basestring(f"base64:type{field_type}:" + b"\n".join(lines).decode())
+
+
+_RENDERERS: dict[int, Callable[[bytes, int], str]] = {
+    _SMALL_OBJECT: _small_object,
+    _LARGE_OBJECT: _large_object,
+    _SMALL_ARRAY: _small_array,
+    _LARGE_ARRAY: _large_array,
+    _LITERAL: lambda data, offset: _LITERALS[data[offset]],
+    _SHORT: lambda data, offset: str(_INT16(data, offset)[0]),
+    _USHORT: lambda data, offset: str(_UINT16(data, offset)[0]),
+    _LONG: lambda data, offset: str(_INT32(data, offset)[0]),
+    _ULONG: lambda data, offset: str(_UINT32(data, offset)[0]),
+    _LONG_LONG: lambda data, offset: str(_INT64(data, offset)[0]),
+    _ULONG_LONG: lambda data, offset: str(_UINT64(data, offset)[0]),
+    _DOUBLE_KIND: lambda data, offset: double_text(_DOUBLE(data, offset)[0]),
+    _STRING: _string,
+    _OPAQUE: _opaque,
+}

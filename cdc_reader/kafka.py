@@ -40,6 +40,8 @@ _POSITIONS_SEGMENT_BYTES = 16 * 1024 * 1024
 _RECORD_BYTES_MAX = 16 * 1024 * 1024
 """One event; producer, topic and consumers agree on it."""
 _READ_BACK_RECORDS = 64
+_CONSUME_S = 0.05
+"""librdkafka waits for so long even where the records that are there have come."""
 _POLL_EVERY = 5_000
 
 
@@ -200,7 +202,7 @@ class Log:
         records: list[Record] = []
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for message in self._consumer.consume(1_000, 1.0):
+            for message in self._consumer.consume(1_000, _CONSUME_S):
                 error = message.error()
                 if error is None:
                     records.append(_record(message))

@@ -14,15 +14,27 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import orjson
 
 from cdc_reader.charsets import Decoder, decoder
-from cdc_reader.column_forms import GLOBALS, NUMBER_TYPES, AnyDecoder, FixedForm, Form, Order, form_of, length_form
+from cdc_reader.column_forms import (
+    GLOBALS,
+    NUMBER_TYPES,
+    AnyDecoder,
+    FixedForm,
+    Form,
+    Order,
+    VariableForm,
+    form_of,
+    length_form,
+)
 from schemas.events import NEW_KEY_HEADER, OLD_KEY_HEADER
 from schemas.tables import Column, TableSchema
 
+_SETTLED_TYPES = frozenset({"date", "datetime", "time", "float", "double"})
 LenientDecoder = Callable[[Column, Decoder], AnyDecoder]
 
 
@@ -42,15 +54,26 @@ class PlanCode:
     names: dict[str, object]
 
 
-class _ImageWriter:
-    """Writes the lines that decode one row image into local variables, each named after its column."""
+class _Slot(NamedTuple):
+    """A column in the plan: its variable, its form, its bit in the null bitmap (-1: never NULL)."""
 
-    def __init__(
-        self, columns: Sequence[tuple[str, Form, int]], bitmap_bytes: int, bind: Callable[[str, object], str]
-    ) -> None:
-        """``columns``: variable, form, and the bit of the null bitmap (-1: never NULL)."""
-        self._columns = columns
-        self._bitmap_bytes = bitmap_bytes
+    variable: str
+    form: Form
+    null_bit: int
+    settled: bool
+    """Whether it seldom changes together with numbers; see :class:`_ImageWriter`."""
+
+
+class _ImageWriter:
+    """Writes the lines that decode one row image into local variables, each named after its column.
+
+    An UPDATE's image after is written with ``again``: texts, JSON, dates and the like that lie side by side mostly are
+    what they were, and one comparison of bytes tells; their variables still hold the values of the image before.
+    """
+
+    def __init__(self, slots: Sequence[_Slot], bind: Callable[[str, object], str]) -> None:
+        self._slots = slots
+        self._nullable = any(slot.null_bit >= 0 for slot in slots)
         self._bind = bind
         self._lines: list[str] = []
         self._indent = ""
@@ -58,36 +81,62 @@ class _ImageWriter:
         self._order: Order = ""
         self._at = 0
 
-    def lines(self) -> list[str]:
+    def lines(self, *, keep: bool = False, again: bool = False) -> list[str]:
         """The lines; ``buffer`` and ``offset`` in, the variables and ``offset`` behind the image out."""
-        nullable = any(bit >= 0 for _, _, bit in self._columns)
-        if nullable:
-            self._null_bitmap()
+        bitmap_bytes = (len(self._slots) + 7) // 8
+        if self._nullable:
+            self._null_bitmap(bitmap_bytes)
         else:
-            self._at = self._bitmap_bytes
-        for name, form, bit in self._columns:
-            if bit >= 0:
-                self._nullable(name, form, bit)
+            self._at = bitmap_bytes
+        for number, slots in enumerate(_parts(self._slots)):
+            if (keep or again) and any(isinstance(slot.form, VariableForm) for slot in slots):
+                self._settle()
+                self._part_again(number, slots) if again else self._part_to_keep(number, slots)
             else:
-                self._value(name, form)
+                self._part(slots)
         self._settle()
+        if keep and self._nullable:
+            self._line("kept_nulls = nulls")
         return self._lines
 
-    def _null_bitmap(self) -> None:
-        codes = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(self._bitmap_bytes)
+    def _part(self, slots: Sequence[_Slot]) -> None:
+        for slot in slots:
+            if slot.null_bit >= 0:
+                self._maybe_null(slot)
+            else:
+                self._value(slot.variable, slot.form)
+
+    def _part_to_keep(self, number: int, slots: Sequence[_Slot]) -> None:
+        self._line("part_start = offset")
+        self._part(slots)
+        self._settle()
+        self._line(f"kept_{number} = buffer[part_start:offset]")
+
+    def _part_again(self, number: int, slots: Sequence[_Slot]) -> None:
+        same_nulls = "nulls == kept_nulls and " if self._nullable else ""
+        self._line(f"if {same_nulls}buffer.startswith(kept_{number}, offset):")
+        self._line(f"    offset += len(kept_{number})")
+        self._line("else:")
+        self._indent += "    "
+        self._part(slots)
+        self._settle()
+        self._indent = self._indent[4:]
+
+    def _null_bitmap(self, size: int) -> None:
+        codes = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size)
         if codes:
             self._wait("nulls", FixedForm(codes, "<" if codes != "B" else ""))
         else:
-            form = FixedForm(f"{self._bitmap_bytes}s", "", lambda numbers, _: f'int.from_bytes({numbers[0]}, "little")')
+            form = FixedForm(f"{size}s", "", lambda numbers, _: f'int.from_bytes({numbers[0]}, "little")')
             self._wait("nulls", form)
 
-    def _nullable(self, name: str, form: Form, bit: int) -> None:
+    def _maybe_null(self, slot: _Slot) -> None:
         self._settle()
-        self._line(f"if nulls & {1 << bit:#x}:")
-        self._line(f"    {name} = None")
+        self._line(f"if nulls & {1 << slot.null_bit:#x}:")
+        self._line(f"    {slot.variable} = None")
         self._line("else:")
         self._indent += "    "
-        self._value(name, form)
+        self._value(slot.variable, slot.form)
         self._settle()
         self._indent = self._indent[4:]
 
@@ -147,6 +196,11 @@ class _ImageWriter:
         self._lines.append(self._indent + text)
 
 
+def _parts(slots: Sequence[_Slot]) -> list[list[_Slot]]:
+    """Runs of columns that are settled, and of those that aren't, in their order."""
+    return [list(run) for _, run in groupby(slots, lambda slot: slot.settled)]
+
+
 class PlanWriter:
     """Writes the three functions for one schema."""
 
@@ -159,13 +213,14 @@ class PlanWriter:
         self._names: dict[str, object] = dict(GLOBALS)
         self._headers = "noted_headers()" if lenient else "None"
         self._variables: dict[str, str] = {}
-        self._columns: list[tuple[str, Form, int]] = []
+        self._slots: list[_Slot] = []
         for index, column in enumerate(schema.columns):
             decode = lenient(column, decoder(column.charset)) if lenient and is_text(column) else None
             form = form_of(schema.name, column, self._bind, decode)
             variable = f"c{index}_{re.sub('[^a-z0-9]+', '_', column.name.lower())}".rstrip("_")
             self._variables[column.name] = variable
-            self._columns.append((variable, form, index if column.nullable else -1))
+            settled = isinstance(form, VariableForm) or column.type in _SETTLED_TYPES
+            self._slots.append(_Slot(variable, form, index if column.nullable else -1, settled))
 
     def code(self) -> PlanCode:
         """The plan's source, and what it names."""
@@ -197,8 +252,8 @@ class PlanWriter:
             )
         )
 
-    def _image(self) -> list[str]:
-        return _ImageWriter(self._columns, (len(self._columns) + 7) // 8, self._bind).lines()
+    def _image(self, *, keep: bool = False, again: bool = False) -> list[str]:
+        return _ImageWriter(self._slots, self._bind).lines(keep=keep, again=again)
 
     def _row(self) -> str:
         items = ", ".join(f"{name!r}: {variable}" for name, variable in self._variables.items())
@@ -240,10 +295,10 @@ class PlanWriter:
         to_new = f"[({NEW_KEY_HEADER!r}, key), *({self._headers} or ())]"
         to_old = f"[({OLD_KEY_HEADER!r}, old_key), *({self._headers} or ())]"
         return [
-            *self._image(),
+            *self._image(keep=True),
             f"old_key = {self._key()}",
             f"before = {self._row()}",
-            *self._image(),
+            *self._image(again=True),
             f"key = {self._key()}",
             f"after = {self._row()}",
             "if key == old_key:",

@@ -61,7 +61,7 @@ def _decimal(text: bytes) -> str:
 
 
 def _float(text: bytes) -> float:
-    return values.FLOATS[values.float_bits(float(text))]
+    return values.shortest_float(float(text))
 
 
 def _datetime(text: bytes) -> str:

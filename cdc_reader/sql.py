@@ -23,7 +23,7 @@ Row = tuple[bytes | None, ...]
 
 _ENCODERS = {type_: encoder for type_, encoder in conversions.items() if not isinstance(type_, int)}
 _SESSION = (
-    "SET character_set_results = NULL, time_zone = '+00:00', sql_mode = '', "
+    "SET character_set_results = NULL, time_zone = '+00:00', sql_mode = 'ALLOW_INVALID_DATES', "
     "lock_wait_timeout = 30, innodb_lock_wait_timeout = 30, max_execution_time = 0"
 )
 _WRONG_LOGIN = {1045, 1698, 1044}

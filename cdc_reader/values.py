@@ -13,6 +13,7 @@ import struct
 from binascii import b2a_base64
 from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from math import floor, frexp, log10
 from typing import Generic, TypeVar
 
 from cdc_reader.errors import SourceStopped
@@ -172,30 +173,60 @@ def packed_time_text(packed: int) -> str:
 # ---- FLOAT ----
 
 _FLOAT = struct.Struct("<f")
-_UINT32 = struct.Struct("<I")
-_FLOAT_FRACTION = 0x007FFFFF
-_FLOAT_EXPONENT = 0x7F800000
+_FLOAT_EXPONENT_MIN = -148
+_FLOAT_EXPONENT_NORMAL_MIN = -125
+_POWERS = tuple(float(10**exponent) for exponent in range(23))
+"""The powers of ten that a double holds exactly."""
 
 
-def shortest_float(stored: int) -> float:
-    """A FLOAT from its 32 bits, as the double whose shortest decimal form is the shortest that gives these bits again."""
-    packed = _UINT32.pack(stored)
-    exact: float = _FLOAT.unpack(packed)[0]
-    if not stored & _FLOAT_FRACTION or not stored & _FLOAT_EXPONENT:
+def _decimals_for_eight_digits(exponent: int) -> int:
+    """How many decimals the smallest FLOAT with this exponent has in eight digits; 0 where powers aren't exact."""
+    decimals = 7 - floor(log10(2.0 ** (exponent - 1)))
+    return decimals if exponent >= _FLOAT_EXPONENT_NORMAL_MIN and 2 <= decimals < len(_POWERS) else 0
+
+
+_FLOAT_SCALES = {
+    exponent: (_decimals_for_eight_digits(exponent), 2.0 ** (exponent - 25))
+    for exponent in range(_FLOAT_EXPONENT_MIN, 129)
+}
+"""By frexp's exponent: decimals for eight digits, and half the distance to the next FLOAT."""
+
+
+def shortest_float(exact: float) -> float:
+    """A FLOAT, given as the double equal to it, as the double whose shortest decimal form gives that FLOAT again.
+
+    Most values need eight digits.  Where these are few enough for exact powers of ten, a division finds them faster than
+    formatting does: a whole number below 2**53 over one gives the double next to that decimal (Clinger, 1990).
+    """
+    fraction, exponent = frexp(exact)
+    decimals, half_step = _FLOAT_SCALES[exponent]
+    if decimals and fraction not in (0.5, -0.5):
+        power = _POWERS[decimals]
+        if not -1e8 < exact * power < 1e8:
+            decimals -= 1
+            power = _POWERS[decimals]
+        found = round(exact * power) / power
+        if -half_step < found - exact < half_step:
+            power = _POWERS[decimals - 1]
+            if not -half_step <= round(exact * power) / power - exact <= half_step:
+                return found
+    return _shortest_by_formatting(exact, fraction, exponent)
+
+
+def _shortest_by_formatting(exact: float, fraction: float, exponent: int) -> float:
+    """Six digits always survive in a FLOAT, and nine always suffice (FLT_DIG, FLT_DECIMAL_DIG)."""
+    packed = _FLOAT.pack(exact)
+    if fraction in (0.5, -0.5) or exponent < _FLOAT_EXPONENT_NORMAL_MIN:
         return _shortest_by_trying(exact, packed)
-    # Six digits always survive, and nine always suffice (FLT_DIG, FLT_DECIMAL_DIG); most values need eight.
-    found = float(f"{exact:.8g}")
-    if _FLOAT.pack(found) != packed:
-        return float(f"{exact:.9g}")
-    shorter = float(f"{exact:.7g}")
-    if _FLOAT.pack(shorter) != packed:
-        return found
-    shortest = float(f"{exact:.6g}")
-    return shortest if _FLOAT.pack(shortest) == packed else shorter
+    for digits in (6, 7, 8):
+        found = float(f"{exact:.{digits}g}")
+        if _FLOAT.pack(found) == packed:
+            return found
+    return float(f"{exact:.9g}")
 
 
 def _shortest_by_trying(exact: float, packed: bytes) -> float:
-    """As above for powers of two and subnormal values.
+    """For powers of two and subnormal values.
 
     The neighbour below a power of two is nearer than the one above, so the nearest decimal may miss where the next one
     hits; a subnormal value may need fewer than six digits.
@@ -209,13 +240,8 @@ def _shortest_by_trying(exact: float, packed: bytes) -> float:
     return float(f"{exact:.9g}")
 
 
-FLOATS: Memo[int, float] = Memo(shortest_float)
-
-
-def float_bits(number: float) -> int:
-    """The 32 bits of a FLOAT that a SELECT printed as a double."""
-    bits: int = _UINT32.unpack(_FLOAT.pack(number))[0]
-    return bits
+FLOATS: Memo[float, float] = Memo(shortest_float)
+"""Not for zeros: the negative one equals the other as a key."""
 
 
 # ---- the rest ----

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cdc_reader.values import FLOATS, base64_text, float_bits
+from cdc_reader.values import base64_text, shortest_float
 from schemas.tables import Column, KeyPart
 from sink.ddl import quoted
 
@@ -185,7 +185,7 @@ def event_value(column: Column) -> Callable[[Value], object]:
     if column.type in INTEGERS:
         return lambda value: int(_bytes(value))
     if column.type == "float":
-        return lambda value: FLOATS[float_bits(float(value or 0))]
+        return lambda value: shortest_float(float(value or 0))
     if column.type == "double":
         return lambda value: value
     if column.type == "datetime":

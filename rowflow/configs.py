@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from cdc_reader.config import KafkaConfig, ReaderConfig, SourceConfig
+from check.config import CheckConfig
 from rowflow.settings import KafkaSettings, Settings
 from sink.computed import ComputedFunctions, load
 from sink.config import SinkConfig
@@ -77,3 +78,9 @@ def worker_config(settings: Settings, *, restarted: bool) -> WorkerConfig:
         functions=settings.stream.functions,
         start_timeout_s=math.inf if restarted else REACH_TIME_S,
     )
+
+
+def check_config(settings: Settings) -> CheckConfig:
+    """All that a comparison has to know.  Raises SettingError."""
+    source = settings.require_source()
+    return CheckConfig(source.address, source.patterns, sink_config(settings), settings.stream.functions)

@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 
 from rowflow.errors import JobFailedError, NoReaderError
 from rowflow.feed import Feed
-from rowflow.kafka import Kafka
+from rowflow.pipeline import Pipeline
 from schemas.jobs import JobRequest, JobState, JobStatus
 from schemas.tables import TableName
 from schemas.topics import jobs_topic, table_topic
 from sink import progress
 from sink.config import SinkConfig
 from sink.progress import LogRange, TopicFacts
-from sink.sql import SessionPool
 
 
 def requests_for(
@@ -44,26 +43,26 @@ def requests_for(
     ]
 
 
-def refuse_without_reader(kafka: Kafka, prefix: str) -> None:
+def refuse_without_reader(pipeline: Pipeline) -> None:
     """Raise NoReaderError where no reader has made the topic for requests yet."""
-    topic = jobs_topic(prefix)
-    if topic not in kafka.shapes([topic]):
+    topic = jobs_topic(pipeline.prefix)
+    if topic not in pipeline.kafka.shapes([topic]):
         raise NoReaderError(
             f"there is no topic {topic}: no reader has run with this prefix yet. Start `rowflow up` first"
         )
 
 
-def send_requests(kafka: Kafka, prefix: str, requests: Sequence[JobRequest]) -> None:
+def send_requests(pipeline: Pipeline, requests: Sequence[JobRequest]) -> None:
     """Hand the requests to the reader, which may run now or later."""
-    kafka.send(jobs_topic(prefix), [(request.key(), request.to_json()) for request in requests])
+    pipeline.kafka.send(jobs_topic(pipeline.prefix), [(request.key(), request.to_json()) for request in requests])
 
 
-def give_up_old_places(kafka: Kafka, sink: SessionPool, config: SinkConfig, requests: Sequence[JobRequest]) -> None:
+def give_up_old_places(pipeline: Pipeline, config: SinkConfig, requests: Sequence[JobRequest]) -> None:
     """Move the sink's progress of the requests' tables to the ends of their topics as they are now."""
     topics = {request.name: table_topic(config.prefix, request.name) for request in requests}
-    shapes = kafka.shapes(topics.values())
-    logs = kafka.log_ends(topics.values())
-    with sink.lend() as session:
+    shapes = pipeline.kafka.shapes(topics.values())
+    logs = pipeline.kafka.log_ends(topics.values())
+    with pipeline.sink.lend() as session:
         progress.prepare_tables(session)
         for request in requests:
             topic = topics[request.name]

@@ -132,8 +132,8 @@ class Kafka:
             for topic, shape in self.shapes(topics).items()
             for partition in range(shape.partitions)
         ]
-        begins = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-        ends = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        begins = self._offsets(partitions, OffsetSpec.earliest())
+        ends = self._offsets(partitions, OffsetSpec.latest())
         return {place: LogEnds(begins[place], ends[place]) for place in begins}
 
     def send(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return MISUSED
     except click.Abort:
-        tell("interrupted")
+        tell("given up")
         return FAILED
     except RowflowError as error:
         if isinstance(error, NoSettingsError):

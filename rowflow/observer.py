@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from cdc_reader.positions import Place
 from rowflow.configs import sink_functions
-from rowflow.feed import Feed
-from rowflow.kafka import Kafka, LogEnds
+from rowflow.kafka import LogEnds
+from rowflow.pipeline import Pipeline, pipeline_of
 from rowflow.settings import Settings
-from rowflow.source import Source
 from rowflow.status import (
     DeadLetterLine,
     Partition,
@@ -38,7 +37,6 @@ from sink import overview
 from sink.computed import ComputedFunctions
 from sink.overview import PartitionProgress
 from sink.progress import consumer_group
-from sink.sql import SessionPool
 
 SAMPLE_S = 1.0
 
@@ -51,21 +49,12 @@ class _Sample(NamedTuple):
 class Observer:
     """Looks again and again; rates are between two looks."""
 
-    def __init__(
-        self,
-        kafka: Kafka,
-        feed: Feed,
-        source: Source,
-        sink: SessionPool,
-        *,
-        prefix: str,
-        functions: ComputedFunctions,
-    ) -> None:
-        self._kafka = kafka
-        self._feed = feed
-        self._source = source
-        self._sink = sink
-        self._prefix = prefix
+    def __init__(self, pipeline: Pipeline, functions: ComputedFunctions) -> None:
+        self._kafka = pipeline.kafka
+        self._feed = pipeline.feed
+        self._source = pipeline.source
+        self._sink = pipeline.sink
+        self._prefix = pipeline.prefix
         self._functions = functions
         self._last: _Sample | None = None
 
@@ -129,15 +118,8 @@ class Observer:
 @contextmanager
 def observer_of(settings: Settings) -> Iterator[Observer]:
     """An observer of all that the settings name.  Raises SettingError; servers may be away."""
-    source = Source(settings.require_source())
-    sink = SessionPool(settings.require_sink().address)
-    kafka_settings = settings.require_kafka()
-    kafka = Kafka(kafka_settings)
-    try:
-        with Feed(kafka, kafka_settings.prefix) as feed:
-            yield Observer(kafka, feed, source, sink, prefix=kafka_settings.prefix, functions=sink_functions(settings))
-    finally:
-        sink.close()
+    with pipeline_of(settings) as pipeline:
+        yield Observer(pipeline, sink_functions(settings))
 
 
 @contextmanager

@@ -10,22 +10,20 @@ the sink.  Servers that go away meanwhile are waited for, as everything else is,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cdc_reader.errors import BrokerAway, SourceAway
 from cdc_reader.positions import Place, Position
 from rowflow.errors import NotInTimeError, StandsStillError, UnreachableError
-from rowflow.feed import Feed
-from rowflow.kafka import Kafka, LogEnds
-from rowflow.source import Source
+from rowflow.kafka import LogEnds
+from rowflow.pipeline import Pipeline
 from schemas.jobs import TableState, TableStatus
 from schemas.tables import TableName
 from schemas.topics import table_topic
 from sink import overview
 from sink.errors import LockConflict, Unreachable
 from sink.overview import PartitionProgress
-from sink.sql import SessionPool
 
 LOOK_AGAIN_S = 0.2
 AWAY = (SourceAway, BrokerAway, UnreachableError, Unreachable, LockConflict)
@@ -50,15 +48,14 @@ class Deadline:
         return self.timeout_s is not None and time.monotonic() - self.started_s >= self.timeout_s
 
 
-def wait_until_held(
-    kafka: Kafka, feed: Feed, source: Source, sink: SessionPool, prefix: str, deadline: Deadline
-) -> None:
-    """Return when the sink holds all that the source has committed by now.
+def wait_until_held(pipeline: Pipeline, deadline: Deadline, tables: Collection[TableName] | None = None) -> None:
+    """Return when the sink holds all that the source has committed by now: of ``tables``, or of all captured ones.
 
-    Raises NotInTimeError; StandsStillError as soon as a captured table is known to stand still.
+    Raises NotInTimeError; StandsStillError as soon as one of the tables is known to stand still.
     """
+    source, feed = pipeline.source, pipeline.feed
     place = source.place()
-    captured = source.captured_tables()
+    captured = source.captured_tables() if tables is None else tables
 
     def reader_is_missing() -> str | None:
         feed.refresh()
@@ -66,22 +63,25 @@ def wait_until_held(
         return unread_table(feed.tables, captured) or unread_place(feed.position, place)
 
     wait_while(reader_is_missing, deadline)
-    followed = {name for name in feed.tables if source.patterns.matches(name)}.union(captured)
-    wait_for_logs(kafka, sink, [table_topic(prefix, name) for name in followed], deadline)
+    followed = set(captured)
+    if tables is None:
+        followed.update(name for name in feed.tables if source.patterns.matches(name))
+    wait_for_logs(pipeline, followed, deadline)
 
 
-def wait_for_logs(kafka: Kafka, sink: SessionPool, topics: Collection[str], deadline: Deadline) -> None:
-    """Return when the sink's progress has passed the present ends of these topics' logs; raises NotInTimeError."""
+def wait_for_logs(pipeline: Pipeline, tables: Iterable[TableName], deadline: Deadline) -> None:
+    """Return when the sink's progress has passed the present ends of these tables' topics; raises NotInTimeError."""
+    topics = {table_topic(pipeline.prefix, name) for name in tables}
     ends: dict[tuple[str, int], LogEnds] = {}
 
     def sink_is_missing() -> str | None:
         if not ends:
-            found = kafka.log_ends(topics)
-            absent = sorted(set(topics).difference(topic for topic, _ in found))
+            found = pipeline.kafka.log_ends(topics)
+            absent = sorted(topics.difference(topic for topic, _ in found))
             if absent:
                 return f"there is no topic {absent[0]}"
             ends.update(found)
-        with sink.lend() as session:
+        with pipeline.sink.lend() as session:
             return unstored_log(ends, overview.progress(session))
 
     wait_while(sink_is_missing, deadline)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import MySQLdb
 from MySQLdb.constants import CR, ER
@@ -133,6 +133,7 @@ class Session:
             )
         except MySQLdb.Error as error:
             raise translated(error, address) from error
+        self._text_literal = self._connection.string_literal
         for setting in _SETTINGS:
             self.execute(setting)
         version, packet_bytes = self.fetch("SELECT VERSION(), @@max_allowed_packet")[0]
@@ -183,6 +184,9 @@ class Session:
 
     def literal(self, value: object) -> bytes:
         """A value as SQL text: str quoted and escaped, bytes with ``_binary``, None as NULL, numbers plain."""
+        if type(value) is str:
+            # The same escaping in C; the library's general way costs most of a slice's preparation.
+            return cast(bytes, self._text_literal(value))
         literal: bytes = self._connection.literal(value)
         return literal
 

@@ -45,10 +45,10 @@ THREADS_MAX = 64
 HOUSEKEEPING_THREADS = 16
 QUIET_LOGGERS = {
     "aiokafka": logging.ERROR,
-    "faust": logging.WARNING,
+    "faust": logging.ERROR,
     "mode": logging.WARNING,
-    "asyncio": logging.WARNING,
-    "stream_app.transport": logging.WARNING,
+    "asyncio": logging.CRITICAL,
+    "stream_app.transport": logging.ERROR,
 }
 """Of the libraries that run in here: at DEBUG they log what they fetched, values included."""
 

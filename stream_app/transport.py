@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, Protocol, cast
 
 import faust
@@ -30,6 +32,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.protocol.commit import OffsetCommitRequest
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -165,20 +168,35 @@ class SliceThread(driver.AIOKafkaConsumerThread):
                     waiter.set_result(None)
 
     async def commit_in_thread(self, offsets: Mapping[TopicPartition, int]) -> bool:
-        """Tell Kafka's tools where the sink stands; False where that failed, which harms nobody."""
+        """Tell Kafka's tools where the sink stands; False where that failed, which harms nobody.
+
+        The request is our own: aiokafka's commit takes a refusal during a rebalance for a lost membership, joins anew as
+        another member, and so begins the next rebalance, in which the next commit is refused.
+        """
         consumer = self._ensure_consumer()
-        mine = {
-            AiokafkaPartition(*place): (offset, COMMIT_MARK)
-            for place, offset in offsets.items()
-            if _state(consumer, TP(*place)) is not None
-        }
+        coordinator = consumer._coordinator  # noqa: SLF001 - the generation is not to be had otherwise
+        by_topic: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for place, offset in offsets.items():
+            if _state(consumer, TP(*place)) is not None:
+                by_topic[place.topic].append((place.partition, offset, COMMIT_MARK))
+        if not by_topic:
+            return True
+        node = coordinator.coordinator_id
+        if node is None or coordinator.generation < 0:
+            return False
+        request = OffsetCommitRequest(
+            coordinator.group_id,
+            coordinator.generation,
+            coordinator.member_id,
+            OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+            list(by_topic.items()),
+        )
         try:
-            if mine:
-                await consumer.commit(mine)
+            answer = await consumer._client.send(node, request)  # noqa: SLF001 - as above
         except (KafkaError, TimeoutError) as error:
             log.debug("offsets were not committed to Kafka: %s", type(error).__name__)
             return False
-        return True
+        return not any(code for _, partitions in answer.topics for _, code in partitions)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's search for stuck partitions: it takes those that wait at a barrier or for the sink for stuck."""
@@ -407,8 +425,11 @@ def build_app(
 
     @app.agent(channel, name="slices", isolated_partitions=True)
     async def write_slices(stream: faust.StreamT[Delivery]) -> None:
-        async for event in stream.events():
-            await handle(event.value, cast(SliceConsumer, app.consumer).seek_anew)
+        # Cancelled: the partition was taken away, or the worker ends.  Were it told to Faust while a slice is in its
+        # thread, Faust would take it for a crash and start a second stream for the partition.
+        with suppress(asyncio.CancelledError):
+            async for event in stream.events():
+                await handle(event.value, cast(SliceConsumer, app.consumer).seek_anew)
 
     return app
 

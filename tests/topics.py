@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from tests.helpers import unique_name
 
 _TO_END_S = 60.0
 _BATCH = 5_000
+_LOOK_S = 0.02
+"""`consume` waits so long for a batch to become full."""
 
 
 class Event(NamedTuple):
@@ -72,10 +75,10 @@ def read_topics(bootstrap_servers: str, topics: Sequence[str]) -> list[Event]:
         reader.assign(places)
         open_places = {(place.topic, place.partition) for place in places}
         events: list[Event] = []
+        deadline = time.monotonic() + _TO_END_S
         while open_places:
-            messages = reader.consume(_BATCH, _TO_END_S)
-            assert messages, f"no end of {sorted(open_places)} within {_TO_END_S:g} s"
-            for message in messages:
+            assert time.monotonic() < deadline, f"no end of {sorted(open_places)} within {_TO_END_S:g} s"
+            for message in reader.consume(_BATCH, _LOOK_S):
                 error = message.error()
                 place = (message.topic(), message.partition())
                 if error is None:
@@ -108,8 +111,10 @@ def last_value(bootstrap_servers: str, topic: str) -> dict[str, Any] | None:
 
 
 def _to_end(reader: Consumer) -> Iterator[Any]:
+    deadline = time.monotonic() + _TO_END_S
     while True:
-        for message in reader.consume(_BATCH, _TO_END_S):
+        assert time.monotonic() < deadline, f"no end within {_TO_END_S:g} s"
+        for message in reader.consume(_BATCH, _LOOK_S):
             error = message.error()
             if error is None:
                 yield message

@@ -13,17 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rowflow.configs import sink_config
 from rowflow.feed import Feed
 from rowflow.jobs import give_up_old_places, receipt, refuse_without_reader, requests_for, send_requests, unfinished
-from rowflow.kafka import Kafka
 from rowflow.options import settings_command
+from rowflow.pipeline import Pipeline, pipeline_of
 from rowflow.settings import Settings
-from rowflow.source import Source, chosen_tables
+from rowflow.source import chosen_tables
 from rowflow.status import job_line
 from rowflow.waiting import Deadline, wait_for_logs, wait_while
 from schemas.errors import SettingError
 from schemas.jobs import JobRequest
 from schemas.tables import TableName
-from schemas.topics import table_topic
-from sink.sql import SessionPool
 
 LINE_EVERY_S = 10.0
 
@@ -51,38 +49,27 @@ def snapshot(
     """
     if bool(tables) == everything:
         raise SettingError("name tables, like `rowflow snapshot shop.books`, or give --all")
-    kafka_settings = settings.require_kafka()
-    source = Source(settings.require_source())
-    captured = source.captured_tables()
-    chosen = captured if everything else chosen_tables(tables, captured)
-    if not chosen:
-        raise SettingError("[source] tables captures no table that there is")
-    kafka = Kafka(kafka_settings)
-    refuse_without_reader(kafka, kafka_settings.prefix)
-    if start_over and not yes:
-        _ask(chosen, everything=everything)
-    sink = SessionPool(settings.require_sink().address)
-    requests = requests_for(
-        chosen,
-        job_id=job_id,
-        now_ms=time.time_ns() // 1_000_000,
-        start_over=start_over,
-        everything=everything and start_over,
-    )
-    try:
+    with pipeline_of(settings) as pipeline:
+        captured = pipeline.source.captured_tables()
+        chosen = captured if everything else chosen_tables(tables, captured)
+        if not chosen:
+            raise SettingError("[source] tables captures no table that there is")
+        refuse_without_reader(pipeline)
+        if start_over and not yes:
+            _ask(chosen, everything=everything)
+        requests = requests_for(
+            chosen,
+            job_id=job_id,
+            now_ms=time.time_ns() // 1_000_000,
+            start_over=start_over,
+            everything=everything and start_over,
+        )
         if start_over:
-            give_up_old_places(kafka, sink, sink_config(settings), requests)
-        send_requests(kafka, kafka_settings.prefix, requests)
+            give_up_old_places(pipeline, sink_config(settings), requests)
+        send_requests(pipeline, requests)
         for request in requests:
             click.echo(f"asked for {request.name} (job {request.id})")
-        if with_wait:
-            _wait(kafka, sink, kafka_settings.prefix, requests)
-    except KeyboardInterrupt:
-        click.echo("\nthe job goes on without this command: `rowflow status` shows it", err=True)
-        return 1
-    finally:
-        sink.close()
-    return 0
+        return _wait(pipeline, requests) if with_wait else 0
 
 
 def _ask(tables: Sequence[TableName], *, everything: bool) -> None:
@@ -96,20 +83,26 @@ def _ask(tables: Sequence[TableName], *, everything: bool) -> None:
     )
 
 
-def _wait(kafka: Kafka, sink: SessionPool, prefix: str, requests: Sequence[JobRequest]) -> None:
-    """Follow the jobs to their ends, then the rows into the sink; prints the receipts."""
-    with Feed(kafka, prefix) as feed, _Bars(Console(), requests) as bars:
+def _wait(pipeline: Pipeline, requests: Sequence[JobRequest]) -> int:
+    """Follow the jobs to their ends, then the rows into the sink; prints the receipts; gives the exit code."""
+    feed, forever = pipeline.feed, Deadline.within(None)
+    try:
+        with _Bars(Console(), requests) as bars:
 
-        def missing() -> str | None:
-            feed.refresh()
-            left = unfinished(feed, requests)
-            bars.show(feed)
-            return f"job {left[0].id} isn't done" if left else None
+            def missing() -> str | None:
+                feed.refresh()
+                left = unfinished(feed, requests)
+                bars.show(feed)
+                return f"job {left[0].id} isn't done" if left else None
 
-        wait_while(missing, Deadline.within(None))
-    wait_for_logs(kafka, sink, [table_topic(prefix, request.name) for request in requests], Deadline.within(None))
+            wait_while(missing, forever)
+        wait_for_logs(pipeline, [request.name for request in requests], forever)
+    except KeyboardInterrupt:
+        click.echo("\nthe jobs go on without this command: `rowflow status` shows them", err=True)
+        return 1
     for request in requests:
         click.echo(receipt(feed.jobs[request.id]))
+    return 0
 
 
 class _Bars:

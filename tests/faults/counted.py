@@ -99,7 +99,15 @@ class Stage:
         command = [sys.executable, "-m", "tests.faults.counting_worker"]
         command += [self.prefix, self.bootstrap_servers, self.sink_url, str(slice_rows)]
         with log.open("wb") as file:
-            worker = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            worker = subprocess.Popen(
+                # A SIGHUP that comes before the worker listens for it is not to end it.
+                ["nohup", *command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.workers.append(worker)
         return worker
 

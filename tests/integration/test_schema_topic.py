@@ -15,6 +15,7 @@ from sink.config import SinkConfig
 from stream_app import schema_topic
 from stream_app.config import WorkerConfig
 from stream_app.errors import SchemaUnknown
+from stream_app.kafka import CompactedTopic
 from stream_app.schema_topic import SchemaTopic
 from tests.helpers import ServiceAddresses, wait_until
 
@@ -46,15 +47,19 @@ def publish(services: ServiceAddresses, prefix: str, *schemas: TableSchema) -> N
 
 
 def test_rule_w13_an_unknown_fingerprint_is_waited_for(
-    services: ServiceAddresses, prefix: str, topic: SchemaTopic
+    services: ServiceAddresses, prefix: str, topic: SchemaTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = schema("id"), schema("number")
     make_topic(services, prefix)
     publish(services, prefix, old)
     assert topic.get("shop", "books", old.fingerprint) == old
+    looks: list[int] = []
+    refresh = CompactedTopic.refresh
+    monkeypatch.setattr(CompactedTopic, "refresh", lambda self: looks.append(1) or refresh(self))
     found: list[TableSchema] = []
     waiting = threading.Thread(target=lambda: found.append(topic.get("shop", "books", new.fingerprint)))
     waiting.start()
+    wait_until(lambda: len(looks) > 1, 20, "a look in vain")
     publish(services, prefix, new)
     wait_until(lambda: not waiting.is_alive(), 20, "the new schema")
     assert found == [new]

@@ -152,7 +152,11 @@ def test_any_other_change_is_a_loud_stop(make_stand: MakeStand, rows: Rows) -> N
 def test_new_topic_must_begin_with_its_begin_barrier(make_stand: MakeStand) -> None:
     stand = make_stand()
     stand.logs[0].create(book(1)).barrier(BarrierKind.BEGIN)
-    with pytest.raises(StoppedError, match=r"bookshop\.shop\.books \[0\] offset 0.*--start-over"):
+    with pytest.raises(StoppedError, match=r"bookshop\.shop\.books \[0\] offset 0: the first.*--start-over"):
+        stand.handle()
+    stand.logs[0].records.clear()
+    stand.logs[0].barrier(BarrierKind.TRUNCATE)
+    with pytest.raises(StoppedError, match="offset 0: the first record"):
         stand.handle()
 
 

@@ -62,6 +62,13 @@ def test_guilty_rows_are_found_among_many(stand: SinkStand, rows: Rows) -> None:
     assert all("refuses the row" in str(row[0]) for row in rows("SELECT reason FROM {}._rowflow_dead_letters"))
 
 
+def test_row_that_the_sink_would_change_is_not_written(stand: SinkStand, rows: Rows) -> None:
+    stand.logs[0].create(book(1)).create(book(2, price="46.805")).create(book(3))
+    assert stand.handle() is Outcome.STORED
+    assert rows("SELECT id FROM {}.books ORDER BY id") == [(1,), (3,)]
+    assert rows("SELECT `key` FROM {}._rowflow_dead_letters") == [(b'{"id":2}',)]
+
+
 def test_slice_that_is_applied_twice_files_once(stand: SinkStand, rows: Rows) -> None:
     log = stand.logs[0].create(book(1)).raw(b"k", b"{").create(book(2, tags="{"))
     slice_ = Slice(stand.topic, 0, 1, log.end, log.records[1:])

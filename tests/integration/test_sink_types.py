@@ -115,6 +115,20 @@ def test_enum_outside_its_members_is_the_empty_text(
     assert execute(sink_root, f"SELECT id, c FROM {sink_schema}.t ORDER BY id") == [(1, ""), (2, None)]
 
 
+def test_rest_of_a_prefix_key_may_change_before_its_row_is_deleted(
+    make_stand: Callable[[TableSchema], SinkStand], sink_root: Connection, sink_schema: str
+) -> None:
+    columns = (text("k", "varchar", length=400), Column("n", "int"))
+    stand = make_stand(TableSchema(TableName("shop", "t"), columns, (KeyPart("k", 3),)))
+    for name in ("abc-one", "abd", "xyz-one"):
+        stand.logs[0].create({"k": name, "n": 1})
+    stand.handle()
+    stand.logs[0].update({"k": "abc-one", "n": 1}, {"k": "abc-two", "n": 1}).delete({"k": "abc-two", "n": 1})
+    stand.logs[0].update({"k": "xyz-one", "n": 1}, {"k": "xyz-two", "n": 1})
+    stand.handle()
+    assert execute(sink_root, f"SELECT k FROM {sink_schema}.t ORDER BY k") == [("abd",), ("xyz-two",)]
+
+
 KEYS: list[tuple[tuple[Column, ...], tuple[KeyPart, ...], list[tuple[Any, ...]]]] = [
     ((text("k", "varchar", length=400),), (KeyPart("k"),), [("a",), ("A",), ("a ",), ("á",), ("it's\\",), ("%",), ("",)]),
     ((text("k", "char", length=40),), (KeyPart("k"),), [("a",), ("A",), ("",)]),

@@ -128,7 +128,10 @@ def test_one_function_for_several_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ('@computed("shop.boks")\ndef f(row: dict) -> int: ...\n', r"functions\.py:4: f: table shop\.boks isn't captured; is shop\.books "),
+        (
+            '@computed("shop.boks")\ndef f(row: dict) -> int: ...\n',
+            r"functions\.py:4: f: table shop\.boks isn't captured; is shop\.books ",
+        ),
         ('@computed("books")\ndef f(row: dict) -> int: ...\n', r"functions\.py:4: f: @computed takes"),
         ('@computed("shop.books")\ndef f(row: dict): ...\n', r"functions\.py:4: f: annotate what it returns"),
         ('@computed("shop.books")\ndef f(row: dict) -> list: ...\n', r"functions\.py:4: f: annotate what it returns"),

@@ -1,0 +1,188 @@
+"""The demo, with fewer books and less time: it holds, its lines can be pasted, and it notices when something doesn't hold.
+
+Every slice is handed over twice in here.  What keeps that harmless is the compare of the progress; the demo without it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from examples.bookshop.exactly_once import Move, findings
+from servers.services import SERVER_VARIABLES, Services
+from tests.faults.slices_twice import TWICE, UNCHECKED, launch_through
+from tests.helpers import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOKS = 2_000
+OPEN_S = 6.0
+STORY_S = 170.0
+LINE_S = 60.0
+
+_SERVICES = {*SERVER_VARIABLES, "SOURCE_ROOT_URL", "SINK_ROOT_URL", "KEEP"}
+_TRIED = "It all goes on running until Ctrl-C"
+_INSIDE = "Look inside"
+
+
+@dataclass
+class Telling:
+    """A demo on servers of its own, and what it has printed so far."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def printed(self) -> str:
+        return (self.directory / "printed").read_text(encoding="utf-8", errors="replace")
+
+    def lines_after(self, title: str) -> list[str]:
+        """The lines of a part of the story: up to the next part."""
+        part = self.printed.partition(title)[2].partition("\n")[2]
+        return [line.strip() for line in part.partition("\n\n")[0].splitlines()]
+
+
+def tell(directory: Path, variables: Mapping[str, str]) -> Telling:
+    """Start the demo as `make demo` does."""
+    demo = ["-m", "examples.bookshop.demo", "--dir", str(directory), "--books", str(BOOKS), "--seconds", str(OPEN_S)]
+    command = [sys.executable, "-m", "servers", "--dir", str(directory), "run", "--", sys.executable, *demo]
+    others = {name: value for name, value in os.environ.items() if name not in _SERVICES}
+    with (directory / "printed").open("wb") as printed:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**others, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Telling(directory, process)
+
+
+def end(telling: Telling) -> None:
+    """Leave nothing behind, whatever happened."""
+    if telling.process.poll() is None:
+        telling.process.send_signal(signal.SIGTERM)
+        telling.process.wait(60)
+    Services(telling.directory).stop()
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telling]:
+    """A demo with KEEP=1 that has come to its end and goes on running."""
+    directory = tmp_path_factory.mktemp("demo")
+    telling = tell(directory, {"KEEP": "1", **launch_through(directory, TWICE)})
+    try:
+        wait_until(lambda: _TRIED in telling.printed or telling.process.poll() is not None, STORY_S, "the demo's end")
+        assert telling.process.poll() is None, telling.printed
+        yield telling
+    finally:
+        end(telling)
+
+
+@pytest.mark.timeout(240)
+def test_the_story_holds_though_every_slice_comes_twice(kept: Telling) -> None:
+    printed = kept.printed
+    assert re.search(r"killed worker \d \.\.\. back after \d+\.\d s", printed)
+    assert re.search(r"killed reader \.\.\. back after \d+\.\d s", printed)
+    assert re.search(r"\b0 differences in \d,\d{3} rows", printed)
+    assert re.search(r"exactly once: [\d,]+ transactions of the sink", printed)
+    up_log = (kept.directory / "up.log").read_text(encoding="utf-8")
+    assert f"fault installed: {TWICE}" in up_log
+    assert "missed topic=bookshop.shop.books" in up_log, "no slice came twice"
+
+
+def test_lines_to_look_inside_are_run_as_printed(kept: Telling) -> None:
+    lines = kept.lines_after(_INSIDE)
+    tools = [Path(line.split()[0]).name for line in lines]
+    assert tools == ["kcat", "kafka-console-consumer", "kafka-topics", "kafka-consumer-groups"]
+    for line in lines:
+        done = paste(line)
+        assert "bookshop.shop.books" in done.stdout or '{"id":' in done.stdout, done
+    assert "--isolation-level read_committed" in lines[1]
+    group_lags = [row.split()[5] for row in paste(lines[3]).stdout.splitlines() if "bookshop.shop.books" in row]
+    assert group_lags == ["0"] * 4
+
+
+def test_lines_to_try_are_run_as_printed(kept: Telling) -> None:
+    lines = kept.lines_after(_TRIED)
+    assert len(lines) == 4
+    stock_before = int(paste(lines[0]).stdout.split()[-3])
+    assert int(paste(lines[0]).stdout.split()[-3]) == stock_before + 10
+    for line in lines[1:]:
+        paste(line)
+
+
+def paste(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line in a shell, as it was printed."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=LINE_S, check=False, env=_plain()
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def _plain() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ROWFLOW_", "PYTHONPATH"))}
+
+
+def test_ctrl_c_ends_all(kept: Telling) -> None:
+    """The last one that needs it: afterwards nothing runs."""
+    os.killpg(kept.process.pid, signal.SIGINT)
+    assert kept.process.wait(60) == 0, kept.printed
+    assert "All of it held." in kept.printed
+    here = str(kept.directory)
+    left = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = file.read_bytes()
+        except OSError:
+            continue
+        if here.encode() in arguments:
+            left.append(arguments.replace(b"\0", b" ").decode(errors="replace"))
+    assert not left
+
+
+@pytest.mark.timeout(240)
+def test_without_the_progress_check_the_demo_fails(tmp_path: Path) -> None:
+    telling = tell(tmp_path, launch_through(tmp_path, UNCHECKED))
+    try:
+        code = telling.process.wait(STORY_S)
+    finally:
+        end(telling)
+    assert f"fault installed: {UNCHECKED}" in (tmp_path / "up.log").read_text(encoding="utf-8")
+    assert code == 1, telling.printed
+    assert "The demo failed" in telling.printed
+    assert "All of it held" not in telling.printed
+
+
+WHOLE = [Move(0, 0, 0, 0), Move(0, 0, 4, 3), Move(0, 4, 9, 4)]
+OFFSETS = {0: [0, 1, 3, 4, 5, 6, 7]}
+
+
+def test_joined_moves_are_right() -> None:
+    assert findings(WHOLE, {0: 9}, OFFSETS) == []
+
+
+@pytest.mark.parametrize(
+    ("moves", "words"),
+    [
+        ([Move(0, 0, 4, 3), Move(0, 5, 9, 3)], "it stood at 4, the next move begins at 5"),
+        ([Move(0, 0, 4, 3), Move(0, 3, 9, 5)], "it stood at 4, the next move begins at 3"),
+        ([Move(0, 0, 4, 3), Move(0, 4, 2, 0), Move(0, 2, 9, 5)], "back from 4 to 2"),
+        ([Move(0, 0, 4, 3), Move(0, 4, 9, 5)], "5 records handled, 4 lie there"),
+        ([Move(0, 0, 4, 3), Move(0, 4, 4, 1), Move(0, 4, 9, 4)], "1 records handled, 0 lie there"),
+        ([Move(0, 0, 4, 3)], "the moves end at 4, the log at 9"),
+        ([], "the moves end at 0, the log at 9"),
+    ],
+)
+def test_moves_that_dont_join_are_found(moves: list[Move], words: str) -> None:
+    assert any(words in found for found in findings(moves, {0: 9}, OFFSETS))
