@@ -98,13 +98,27 @@ def _selected(column: Column) -> str:
 def _ordered(column: Column, part: KeyPart) -> str:
     """The expression by which a part of the key is ordered and compared."""
     name = quoted(column.name)
-    return f"LEFT({name}, {part.prefix_chars})" if part.prefix_chars else name
+    if part.prefix_chars:
+        return f"LEFT({name}, {part.prefix_chars})"
+    return name if _index_orders(column, part) else _as_number(column)
+
+
+def _index_orders(column: Column, part: KeyPart) -> bool:
+    """Whether the primary key itself can give the order.
+
+    Not of prefixes; nor of a SET with 64 members, whose numbers the server orders as unsigned and compares as signed.
+    """
+    return part.prefix_chars == 0 and not (column.type == "set" and len(column.members) >= 64)
+
+
+def _as_number(column: Column) -> str:
+    return f"CAST({quoted(column.name)} AS UNSIGNED)"
 
 
 def _printed(column: Column, part: KeyPart) -> str:
     """The expression that prints what :func:`_literal` needs: of ENUM and SET, which are ordered by it, the number."""
     if column.members:
-        return f"CAST({quoted(column.name)} AS UNSIGNED)"
+        return _as_number(column)
     return _ordered(column, part) if part.prefix_chars else _selected(column)
 
 
@@ -158,10 +172,10 @@ class ShardPlan:
             if printed not in selected:
                 selected.append(printed)
             self._places.append(selected.index(printed))
-        whole = all(part.prefix_chars == 0 for part in schema.primary_key)
+        by_index = all(_index_orders(column, part) for column, part in self._key)
         self._select = (
             f"SELECT {', '.join(selected)} FROM {quoted(schema.name.db)}.{quoted(schema.name.table)}"
-            f"{' FORCE INDEX (PRIMARY)' if whole else ''}"
+            f"{' FORCE INDEX (PRIMARY)' if by_index else ''}"
         )
         self._order = ", ".join(_ordered(column, part) for column, part in self._key)
 

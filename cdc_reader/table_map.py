@@ -56,7 +56,8 @@ _GEOMETRIES = (
     "multipolygon",
     "geomcollection",
 )
-_NUMERIC = frozenset({_TINY, _SHORT, _INT24, _LONG, _LONGLONG, _FLOAT, _DOUBLE, _DECIMAL})
+_NUMERIC = frozenset({_TINY, _SHORT, _INT24, _LONG, _LONGLONG, _FLOAT, _DOUBLE, _DECIMAL, _YEAR})
+"""Types that have a bit in the signedness; YEAR is one of them."""
 _CHARACTER = frozenset({_VARCHAR, _VAR_STRING, _STRING, _BLOB})
 
 _SIGNEDNESS, _DEFAULT_CHARSET, _COLUMN_CHARSET, _NAMES, _SET_MEMBERS, _ENUM_MEMBERS, _GEOMETRY_TYPES = range(1, 8)
@@ -231,6 +232,8 @@ class _Columns:
         unsigned = next(self._unsigned)
         if wire.type_code == _DECIMAL:
             return Column(name, "decimal", wire.first, wire.second, unsigned=unsigned, nullable=wire.nullable)
+        if wire.type_code == _YEAR:
+            return Column(name, "year", nullable=wire.nullable)
         return Column(name, _PLAIN_TYPES[wire.type_code], unsigned=unsigned, nullable=wire.nullable)
 
     def _other(self, name: str, wire: _WireColumn) -> Column:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import orjson
 
+from schemas.errors import StoppedError
 from schemas.events import Barrier, BarrierKind
 from schemas.tables import TableSchema
 from sink import barriers, dead_letters, mirror_tables
@@ -163,6 +164,23 @@ class PreparedSlice:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StoppedSlice:
+    """A slice that can't be gone on from, if the partition stands where it starts.
+
+    That is known only in the transaction, after the compare-and-set: a worker that was away for a while may hold slices
+    which others have stored since, up to and beyond a barrier, and these stop nobody.
+    """
+
+    end: int
+    stop: StoppedError
+    barrier: Barrier | None = None
+
+    def apply(self, _session: Session) -> None:
+        """Stop loudly."""
+        raise self.stop
+
+
 class _Cut(NamedTuple):
     """Which records of a slice are to be done, and the barrier behind them."""
 
@@ -192,8 +210,14 @@ class MirrorTarget:
         self._writers: dict[tuple[str, str, str], MirrorWriter] = {}
         self._writers_lock = threading.Lock()
 
-    def prepare(self, slice_: Slice) -> PreparedSlice:
-        """Parse, fold, compute and render.  Raises StoppedError where going on would guess."""
+    def prepare(self, slice_: Slice) -> PreparedSlice | StoppedSlice:
+        """Parse, fold, compute and render.  Where going on would guess, applying what is given raises StoppedError."""
+        try:
+            return self._prepare(slice_)
+        except StoppedError as stop:
+            return StoppedSlice(slice_.end, stop)
+
+    def _prepare(self, slice_: Slice) -> PreparedSlice:
         with self._pool.lend() as session:
             state = read_state(session, slice_.topic)
             cut = _cut(slice_, state)

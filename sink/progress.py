@@ -177,8 +177,8 @@ def start_over(session: Session, config: SinkConfig, facts: TopicFacts, job_id: 
 
 
 def pending_requests(session: Session) -> list[PendingRequest]:
-    """The outbox: requests that were not sent yet, oldest name first."""
-    rows = session.fetch("SELECT id, record FROM _rowflow_requests WHERE sent = 0 ORDER BY id")
+    """The outbox: requests that were not sent yet and that nobody else is sending; locked to the transaction's end."""
+    rows = session.fetch("SELECT id, record FROM _rowflow_requests WHERE sent = 0 ORDER BY id FOR UPDATE SKIP LOCKED")
     return [PendingRequest(job_id, JobRequest.from_json(record).key(), record) for job_id, record in rows]
 
 

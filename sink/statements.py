@@ -28,9 +28,8 @@ Literals = Mapping[type, Literal]
 STATEMENT_BYTES_MAX = 1 << 20
 """Enough for the cost per statement not to count; little enough for many workers' statements to fit into memory."""
 DELETED_KEYS_MAX = 1000
-"""Keys in one DELETE.  The range optimizer gives up, and reads the whole table, when its predicates need more memory
-than
-``range_optimizer_max_mem_size`` (8 MiB; about 230 bytes each: MySQL manual, "Range Optimization")."""
+"""Keys in one DELETE.  With predicates that need more memory than ``range_optimizer_max_mem_size`` (8 MiB; about 230
+bytes each: MySQL manual, "Range Optimization") the server reads the whole table instead."""
 
 _NEW = "rowflow_new"
 _WRONG_TYPE = "a column's value is of no type that SQL has"
@@ -55,12 +54,6 @@ class Batch:
     def statement(self, start: int, end: int) -> bytes:
         """The statement over the rows from ``start`` up to ``end``."""
         return self.head + self.separator.join([row.text for row in self.rows[start:end]]) + self.tail
-
-    @property
-    def size_bytes(self) -> int:
-        """The length of the statement over all rows."""
-        texts = sum(len(row.text) + len(self.separator) for row in self.rows)
-        return len(self.head) + texts + len(self.tail)
 
 
 class UpsertForm:

@@ -226,7 +226,9 @@ class _Worker:
 
     def _send_requests(self) -> None:
         with self._pool.lend() as session:
+            session.begin()
             for request in progress.pending_requests(session):
                 self._sender.send(request.key, request.value)
                 progress.mark_sent(session, request)
                 log.info("job requested id=%s", request.id)
+            session.commit()

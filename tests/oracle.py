@@ -76,7 +76,7 @@ def _printed(column: ColumnType) -> str:
     if column.type == "bit":
         return f"HEX(CAST({name} + 0 AS CHAR))"
     if column.type == "float":
-        return f"HEX(CAST({name} + 0e0 AS CHAR))"
+        return f"HEX(CAST({name} * 1e0 AS CHAR))"
     if column.type in _TEXTS:
         return f"HEX(CONVERT({name} USING utf8mb4))"
     if column.type in _BINARIES:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from schemas.addresses import MysqlAddress
+from schemas.errors import StoppedError
 from schemas.events import BARRIER_KEY, BarrierKind
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 from sink import preflight, progress
@@ -50,7 +51,9 @@ class KnownSchemas:
 
     def get(self, db: str, table: str, fingerprint: str) -> TableSchema:
         """The schema, as the topic would give it."""
-        schema = self._schemas[fingerprint]
+        schema = self._schemas.get(fingerprint)
+        if schema is None:
+            raise StoppedError(f"no schema {fingerprint}")
         assert schema.name == (db, table)
         return schema
 

@@ -192,7 +192,7 @@ class Demo:
             raise DemoError(f"rowflow {arguments[0]} ended with {done.returncode}:\n{self._pipeline.log_tail()}")
 
     def _show_results(self, topic: Topic) -> None:
-        columns = ("id", "title", "author", "price", "currency", "stock", "rating", "search_text")
+        columns = ("id", "title", "price", "stock", "rating", "search_text")
         with closing(self._stage.sink()) as sink:
             self._screen.title(f"{self._mirror}; search_text is computed by examples/bookshop/functions.py")
             few = rows(sink, f"SELECT {', '.join(columns)} FROM {self._mirror} ORDER BY updated_at DESC, id LIMIT 5")

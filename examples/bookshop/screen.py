@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -73,16 +74,17 @@ class Screen:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A few rows."""
-        table = Table(*columns, box=None, header_style="dim", padding=(0, 2, 0, 0))
+        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
         for row in rows:
-            table.add_row(*("NULL" if value is None else repr_of(value) for value in row))
+            table.add_row(*("NULL" if value is None else _on_one_line(value) for value in row))
         self._console.print(Padding(table, (0, 0, 0, len(INDENT))), soft_wrap=False)
 
 
-def repr_of(value: object) -> str:
-    """A value on one line, as short as a table wants it, no markup in it."""
-    text = " ".join(str(value).split())
-    return (text if len(text) <= 40 else f"{text[:39]}…").replace("[", r"\[")
+def _on_one_line(value: object) -> str:
+    """A value without line breaks and markup."""
+    return escape(" ".join(str(value).split()))
 
 
 def total_lag_ms(gauges: Sequence[PartitionGauge]) -> float:

@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition as AiokafkaPartition
 
 from schemas.addresses import MysqlAddress
 from schemas.events import Barrier, BarrierKind
@@ -23,6 +23,7 @@ from sink.sql import Session, SessionPool
 from stream_app import transport
 from stream_app.app import run_worker
 from stream_app.config import WorkerConfig
+from stream_app.places import TopicPartition
 from stream_app.schema_topic import SchemaTopic
 
 BARRIER = b"barrier:"
@@ -118,13 +119,36 @@ def seek_back_on_sighup() -> None:
             for partition in consumer.assignment():
                 state = transport._state(consumer, partition)
                 if state is not None and state.has_valid_position:
-                    consumer.seek(TopicPartition(*partition), max(state.position - 50, 0))
+                    consumer.seek(AiokafkaPartition(*partition), max(state.position - 50, 0))
 
         hooks.append(lambda: loop.call_soon_threadsafe(seek_back))
 
     hooks: list[Callable[[], object]] = []
     signal.signal(signal.SIGHUP, lambda *_: [hook() for hook in hooks])
     setattr(transport.SliceThread, "on_start", on_start)  # noqa: B010 - a plain assignment is none to mypy
+
+
+def stale_commit_on_sigwinch() -> None:
+    """Let SIGWINCH send the next commit as of an earlier generation, as one is that meets a rebalance on its way."""
+    original = transport.SliceThread.commit_in_thread
+    asked: list[bool] = []
+
+    async def commit_in_thread(self: transport.SliceThread, offsets: Mapping[TopicPartition, int]) -> bool:
+        coordinator = self._ensure_consumer()._coordinator
+        present = coordinator.generation
+        if not asked:
+            return await original(self, offsets)
+        asked.clear()
+        coordinator.generation = stale = present - 1
+        try:
+            return await original(self, offsets)
+        finally:
+            logging.getLogger("rowflow.worker").info("stale commit answered")
+            if coordinator.generation == stale:
+                coordinator.generation = present
+
+    signal.signal(signal.SIGWINCH, lambda *_: asked.append(True))
+    setattr(transport.SliceThread, "commit_in_thread", commit_in_thread)  # noqa: B010 - as above
 
 
 def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str = "200") -> int:
@@ -136,6 +160,7 @@ def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str = "
         datefmt="%H:%M:%S",
     )
     seek_back_on_sighup()
+    stale_commit_on_sigwinch()
     sink = SinkConfig(sink_address(sink_url), prefix)
     return run_worker(WorkerConfig(prefix, bootstrap_servers, sink, slice_rows_max=int(slice_rows)), make_target)
 

@@ -66,14 +66,14 @@ def test_rule_w6_results_come_again_from_the_topics_and_a_cut_off_topic_is_read_
         assert not requests(shop)
 
         forget_results(shop)
-        cut_off(shop, shop.topic("books"))
+        cut_off(shop, shop.topic("everything"))
         shop.start("worker")
         shop.start("reader")
         shop.until(lambda: bool(requests(shop)), 30, "the sink to ask for a whole table")
         writer.write(30)
         shop.wait()
         must_equal(shop)
-        assert [request["table"] for request in requests(shop)] == ["books"]
+        assert [request["table"] for request in requests(shop)] == ["everything"]
 
 
 def test_rule_w7_a_topic_made_again_under_its_name_is_a_loud_stop(services: ServiceAddresses, tmp_path: Path) -> None:

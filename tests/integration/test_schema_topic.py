@@ -1,7 +1,7 @@
 """Table schemas by fingerprint, from a real broker."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from confluent_kafka import Producer
@@ -55,7 +55,12 @@ def test_rule_w13_an_unknown_fingerprint_is_waited_for(
     assert topic.get("shop", "books", old.fingerprint) == old
     looks: list[int] = []
     refresh = CompactedTopic.refresh
-    monkeypatch.setattr(CompactedTopic, "refresh", lambda self: looks.append(1) or refresh(self))
+
+    def looked(topic: CompactedTopic) -> Mapping[bytes, bytes]:
+        looks.append(1)
+        return refresh(topic)
+
+    monkeypatch.setattr(CompactedTopic, "refresh", looked)
     found: list[TableSchema] = []
     waiting = threading.Thread(target=lambda: found.append(topic.get("shop", "books", new.fingerprint)))
     waiting.start()

@@ -13,8 +13,9 @@ from schemas.tables import Column
 from sink.errors import SinkRefused, StatementFailed
 from sink.fold import read_barrier
 from sink.locks import topic_lock
+from sink.slices import Slice
 from sink.sql import SessionPool
-from stream_app.agents import Outcome
+from stream_app.agents import Attempt, Outcome
 from tests.helpers import ServiceAddresses, execute, unique_name
 from tests.sink_stand import BOOKS, SinkStand, book
 
@@ -183,6 +184,27 @@ def test_event_of_another_schema_without_a_barrier_is_a_loud_stop(make_stand: Ma
     stand.logs[0].create(book(1, pages=1))
     with pytest.raises(StoppedError, match=BOOKS_WITH_PAGES.fingerprint):
         stand.handle()
+
+
+def test_rule_w13_schema_that_stays_unknown_is_a_loud_stop_before_the_barrier(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    stand.begin()
+    stand.logs[0].create(book(1)).barrier(BarrierKind.SCHEMA, "s1", fingerprint="unknown")
+    with pytest.raises(StoppedError, match="no schema unknown"):
+        stand.handle()
+    assert stand.next_offset() == 1
+
+
+def test_slice_that_others_have_stored_stops_nobody(make_stand: MakeStand) -> None:
+    stand = make_stand(known=[BOOKS_WITH_PAGES])
+    stand.begin()
+    log = stand.logs[0].create(book(1))
+    late = Attempt(Slice(stand.topic, 0, 1, 2, log.records[1:2]), stand.pool, stand.target, lambda: True)
+    log.schema = BOOKS_WITH_PAGES
+    log.barrier(BarrierKind.SCHEMA, "s1", old_fingerprint=BOOKS.fingerprint)
+    assert stand.handle() is Outcome.AT_BARRIER
+    assert stand.finish("s1")
+    assert late.run() is Outcome.MISSED
 
 
 def test_begin_makes_the_mirror_anew_but_no_foreign_table(make_stand: MakeStand, rows: Rows) -> None:

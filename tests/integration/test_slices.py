@@ -299,6 +299,23 @@ def test_fault_w1_partitions_are_shared_by_two_workers_and_taken_over(stage: Sta
     all_seen(counted, range(600))
 
 
+def test_a_commit_that_meets_a_rebalance_does_not_begin_the_next(stage: Stage, counted: Connection) -> None:
+    worker = stage.start_worker()
+    write(stage, range(30))
+    all_seen(counted, range(30))
+    group = group_of(counted, stage)
+    wait_until(lambda: committed(stage, group) == stage.log_ends(), SOON_S, "lag 0 for Kafka's tools")
+    seeks = log_of(stage, worker).count(" seek ")
+    worker.send_signal(signal.SIGWINCH)
+    write(stage, range(30, 60))
+    wait_until(lambda: "stale commit answered" in log_of(stage, worker), SOON_S, "the refused commit")
+    for number in range(60, 120, 3):
+        write(stage, range(number, number + 3))
+        wait_until(stage.caught_up, SOON_S, "the sink to follow")
+    wait_until(lambda: committed(stage, group) == stage.log_ends(), SOON_S, "lag 0 for Kafka's tools")
+    assert log_of(stage, worker).count(" seek ") == seeks
+
+
 def in_transactions(counted: Connection, schema: str) -> int:
     """How many sessions wait inside their transactions for the table ``seen``."""
     return len(

@@ -173,6 +173,10 @@ def test_the_main_way(
     assert re.search(r"books: 3 rows read, 0 dropped .*, 3 published, 1 shards, from .* \(job mine\)", asked.stdout)
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
 
+    checked = installation.run("check", f"{database}.books")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "0 differences in 3 rows" in checked.stdout
+
     up.send_signal(signal.SIGINT)
     assert up.wait(10) == 0
     assert installation.output.rstrip().endswith("| ended")
