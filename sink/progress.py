@@ -234,13 +234,20 @@ def _hold_against(facts: TopicFacts, known: Mapping[int, Progress]) -> None:
         if row.topic_id != facts.topic_id:
             raise foreign_topic(facts, row.topic_id)
         log = facts.logs.get(partition)
-        if log is not None and not log.begin <= row.next_offset <= log.end:
+        if log is not None and row.next_offset < log.begin:
             raise outside_the_log(facts.topic, partition, row.next_offset, log, facts.table)
+        if log is not None and row.next_offset > log.end:
+            stop = outside_the_log(facts.topic, partition, row.next_offset, log, facts.table)
+            raise BehindTheLogEnd(str(stop))
     if set(known) != set(facts.logs):
         raise SinkRefused(
             f"topic {facts.topic} has {len(facts.logs)} partitions, the sink knows {len(known)}: keys would move to"
             f" other partitions.  Delete the topic, let Rowflow make it again, then: {way_on}"
         )
+
+
+class BehindTheLogEnd(SinkStopped):
+    """The progress is behind the log's end.  A broker that has just been started may say too small an end for a moment."""
 
 
 def foreign_topic(facts: TopicFacts, known_topic_id: str) -> SinkStopped:

@@ -42,6 +42,8 @@ COMMIT_EVERY_S = 0.5
 SEND_EVERY_S = 1.0
 WATCH_EVERY_S = 2.0
 THREADS_MAX = 64
+LOG_END_PATIENCE_S = 30.0
+"""So long a log may end before the progress of its partition: a broker that was killed comes to its end again."""
 HOUSEKEEPING_THREADS = 16
 QUIET_LOGGERS = {
     "aiokafka": logging.ERROR,
@@ -117,8 +119,7 @@ class _Worker:
         """Start, then hand this thread to Faust's worker."""
         sink_id = self._reached(self._prepare_sink)
         group = progress.consumer_group(self._config.prefix, sink_id)
-        facts = self._wait_for_topics()
-        self._reached(lambda: self._ensure_progress(facts))
+        facts = self._hold_progress(self._wait_for_topics())
         self._reached(lambda: self._report_foreign_offsets(group, facts))
         partitions = sum(len(topic.logs) for topic in facts.values())
         log.info("worker group=%s topics=%d partitions=%d", group, len(facts), partitions)
@@ -192,6 +193,20 @@ class _Worker:
         with self._pool.lend() as session:
             for topic in facts.values():
                 progress.ensure(session, self._config.sink, topic, now_ms)
+
+    def _hold_progress(self, facts: Mapping[str, progress.TopicFacts]) -> Mapping[str, progress.TopicFacts]:
+        """Have rows for all partitions; a log that ends before its row is looked at again before it is a loud stop."""
+        deadline = time.monotonic() + LOG_END_PATIENCE_S
+        while True:
+            try:
+                self._reached(partial(self._ensure_progress, facts))
+                return facts
+            except progress.BehindTheLogEnd as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("looking again: %s", error)
+                time.sleep(1.0)
+                facts = self._wait_for_topics()
 
     def _report_foreign_offsets(self, group: str, facts: Mapping[str, progress.TopicFacts]) -> None:
         """Say of offsets that a tool wrote into the group that they don't count."""

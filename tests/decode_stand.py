@@ -57,7 +57,7 @@ def binlog_events(url: str, file: str, position: int) -> Iterator[tuple[int, byt
         request = struct.pack("<IHI", position, _NON_BLOCKING, 4_000_000_001) + file.encode()
         connection._execute_command(_COM_BINLOG_DUMP, request)  # type: ignore[attr-defined] # a replica's command
         while True:
-            packet = connection._read_packet()  # type: ignore[attr-defined] # the packet as it came
+            packet = connection._read_packet()  # type: ignore[no-untyped-call] # the packet as it came
             data: bytes = packet.get_all_data()
             if data[0] == 0xFE:
                 return
@@ -144,7 +144,7 @@ class DecodeStand:
         """The table's rows as shards of so many rows."""
         plan = compile_shard_plan(self.schema(table), on_undecodable=on_undecodable)
         after: tuple[bytes, ...] | None = None
-        shards = []
+        shards: list[Any] = []
         while True:
             statement, arguments = plan.select_sql(after, rows_max)
             rows: Sequence[tuple[bytes | None, ...]] = self.session.rows(statement, arguments)

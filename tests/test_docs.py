@@ -86,7 +86,8 @@ def options_of(command: str) -> set[str]:
     """The options that a command takes."""
     made = cli.get_command(click.Context(cli), command)
     assert made is not None
-    return {option for parameter in made.params for option in parameter.opts} | {"--help", "-h"}
+    options = [parameter for parameter in made.params if isinstance(parameter, click.Option)]
+    return {name for option in options for name in option.opts} | {"--help", "-h"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
