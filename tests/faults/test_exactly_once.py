@@ -28,6 +28,8 @@ from tests.processes import Pipeline, Program, pipeline
 from tests.topics import Event, read_topics
 from tests.workload import TABLES, Workload, create_tables
 
+pytestmark = pytest.mark.soak
+
 SIGNAL = "SIGKILL"
 LANDED_TRIES = 8
 DIES_S = 90.0

@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults.torture import play
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.mark.timeout(300)
 def test_rule_w1_every_record_takes_effect_once_under_a_minute_of_torture(tmp_path: Path) -> None:
