@@ -9,6 +9,8 @@ from tests.helpers import ServiceAddresses, execute
 from tests.processes import pipeline
 from tests.workload import Workload, create_tables
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.mark.timeout(240)
 def test_rule_c5_no_difference_is_seen_while_writing_goes_on_and_each_real_one_is(
@@ -65,10 +67,9 @@ def test_tables_that_are_not_read_yet_or_stand_still_are_named(services: Service
         execute(source, "CREATE TABLE well (id INT PRIMARY KEY)")
         execute(source, "INSERT INTO still VALUES (1, 1)")
         execute(source, "INSERT INTO well VALUES (1)")
-        before = shop.run("check")
+        before = shop.run("check", "--timeout", "1")
         assert before.returncode == 1
-        assert f"{shop.database}.well: not compared: the reader hasn't begun" in before.stdout
-        assert before.stdout.splitlines()[-1].startswith("nothing was compared")
+        assert f"the reader hasn't begun with {shop.database}." in before.stderr
         shop.start("reader")
         shop.wait_followed("still", "well")
         shop.start("worker")
@@ -78,7 +79,6 @@ def test_tables_that_are_not_read_yet_or_stand_still_are_named(services: Service
         shop.until(lambda: shop.table_states()["still"]["status"] == "stands still", 30, "the table to stand still")
         after = shop.run("check")
         assert after.returncode == 1
-        assert f"{shop.database}.still: not compared: {shop.database}.still stands still" in after.stdout
-        assert f"{shop.database}.well: 1 rows" in after.stdout
+        assert f"{shop.database}.still stands still" in after.stderr
         alone = shop.run("check", f"{shop.database}.well")
         assert (alone.returncode, alone.stderr) == (0, "")

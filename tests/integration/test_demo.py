@@ -21,6 +21,8 @@ from servers.services import SERVER_VARIABLES, Services
 from tests.faults.slices_twice import TWICE, UNCHECKED, launch_through
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = 2_000
 OPEN_S = 6.0

@@ -16,6 +16,8 @@ from tests.helpers import ServiceAddresses, connect, connected, execute
 from tests.processes import Pipeline, pipeline
 from tests.topics import Event, read_topics
 
+pytestmark = pytest.mark.soak
+
 WRITERS = 8
 CHANGES = 6
 _AT_A_TIME = 2_000
