@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 CODE := $(wildcard cdc_reader stream_app sink schemas check rowflow servers examples bench tests)
 INSTALLED := .venv/.installed
+# Files side by side, the longest (faults) first: a test mostly waits for servers and processes.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo           the bookshop: changes arriving in result tables, through crashes (KEEP=1 keeps it running)"
@@ -20,7 +22,7 @@ demo: $(INSTALLED)
 	@$(PYTHON) -m servers --dir .local/demo run $(if $(KEEP),--keep) -- $(PYTHON) -m examples.bookshop.demo
 
 test: $(INSTALLED)
-	@$(PYTHON) -m servers --dir .local/test run -- $(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m servers --dir .local/test run -- $(PYTHON) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 soak: $(INSTALLED)
 	@$(PYTHON) -m servers --dir .local/test run -- $(PYTHON) -m pytest -m soak $(PYTEST_ARGS)

@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "rowflow": {"schemas", "cdc_reader", "sink", "stream_app", "check"},
     "servers": set(),
     "examples": {"rowflow", "servers"},
+    "bench": {"servers", "examples"},
 }
 """Which rooms each may import; all of them may import themselves."""
 

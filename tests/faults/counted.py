@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
@@ -126,10 +126,10 @@ class Stage:
                 worker.kill()
                 worker.wait()
 
-    def log_ends(self) -> dict[tuple[str, int], int]:
-        """Where the logs end, markers included."""
+    def log_ends(self, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> dict[tuple[str, int], int]:
+        """Where the logs end, markers included, for readers of everything or of what is committed."""
         places = [TopicPartition(topic, number) for topic in self.topics for number in range(self.partitions)]
-        ends = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()))
+        ends = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation_level=isolation)
         return {(place.topic, place.partition): future.result().offset for place, future in ends.items()}
 
     def progress(self, root: Connection) -> dict[tuple[str, int], int]:

@@ -12,7 +12,7 @@ from rowflow.kafka import Kafka, LogEnds
 from rowflow.settings import KafkaSettings
 from schemas.jobs import JobRequest, JobState, TableState
 from schemas.topics import jobs_topic
-from tests.helpers import ServiceAddresses
+from tests.helpers import ServiceAddresses, wait_until
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_only_what_is_committed_is_read_and_read_once(kafka: Kafka, topic: str, 
             assert (b"key", value) not in follower.new_records()
             if commit:
                 producer.commit_transaction(30)
-                assert follower.new_records() == [(b"key", value)]
+                assert wait_until(follower.new_records, 10, "the marker behind it") == [(b"key", value)]
             else:
                 producer.abort_transaction(30)
                 assert follower.new_records() == []

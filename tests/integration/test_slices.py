@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Producer,
@@ -51,7 +52,10 @@ def counted(stage: Stage) -> Iterator[Connection]:
 
 
 def write(stage: Stage, numbers: range, *, commit: bool = True, partition: int | None = None) -> None:
-    """Write numbers as records in one transaction."""
+    """Write numbers as records in one transaction; returns when its markers stand in every partition.
+
+    They come a moment after the commit: until then readers of what is committed end before readers of everything.
+    """
     producer = Producer({"bootstrap.servers": stage.bootstrap_servers, "transactional.id": f"{stage.prefix}.test"})
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -63,6 +67,7 @@ def write(stage: Stage, numbers: range, *, commit: bool = True, partition: int |
         producer.commit_transaction()
     else:
         producer.abort_transaction()
+    wait_until(lambda: stage.log_ends() == stage.log_ends(IsolationLevel.READ_COMMITTED), SOON_S, "the markers")
 
 
 def seen(counted: Connection) -> list[int]:
