@@ -9,7 +9,9 @@ transaction: 70 % update, 20 % insert, 10 % delete).  Time and CPU count from th
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import MySQLdb
@@ -30,7 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from examples.bookshop.books import INSERT, book
+from examples.bookshop.books import INSERT
 from servers.services import Services
 
 DIRECTORY = Path(".local/bench")
@@ -39,6 +42,24 @@ ROWS_A_TRANSACTION = 200
 _LOOK_EVERY_S = 0.02
 _DEADLINE_S = 600.0
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+_WORDS = [
+    "数据",
+    "流水线",
+    "微服务",
+    "架构",
+    "book",
+    "data",
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "pipeline",
+    "stream",
+    "river",
+    "change",
+    "capture",
+]
 
 # One round trip for many transactions: the server's own loop is several times as fast as a client.
 _OLTP = """
@@ -219,9 +240,10 @@ def fill_bulk(connection: Connection, rows: int) -> None:
     """Insert rows, so many a transaction."""
     connection.autocommit(False)  # noqa: FBT003
     first = _books(connection) + 1
+    chance = random.Random(first)
     for begin in track(range(first, first + rows, ROWS_A_TRANSACTION), "inserting"):
         with connection.cursor() as cursor:
-            cursor.executemany(INSERT, [book(number) for number in range(begin, begin + ROWS_A_TRANSACTION)])
+            cursor.executemany(INSERT, [_book(number, chance) for number in range(begin, begin + ROWS_A_TRANSACTION)])
         connection.commit()
 
 
@@ -232,6 +254,26 @@ def fill_oltp(connection: Connection, rows: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_OLTP)
         cursor.execute("CALL shop.oltp(%s, %s)", (rows, last))
+
+
+def _book(number: int, chance: random.Random) -> tuple[object, ...]:
+    """A book with about 300 bytes of values: short texts, a JSON object with a list in it, a text of twenty words."""
+    return (
+        number,
+        f"{number:013d}",
+        " ".join(chance.choices(_WORDS, k=5)),
+        " ".join(chance.choices(_WORDS, k=2)),
+        chance.choice(("人民邮电", "O'Reilly", None)),
+        f"{chance.uniform(5, 200):.2f}",
+        chance.choice(("USD", "EUR", "CNY")),
+        chance.randrange(1000),
+        chance.random() * 5,
+        json.dumps(
+            {"genre": chance.choice(_WORDS), "pages": chance.randrange(1000), "tags": chance.choices(_WORDS, k=3)}
+        ),
+        " ".join(chance.choices(_WORDS, k=20)),
+        date(2000 + chance.randrange(26), 1, 1),
+    )
 
 
 def _books(connection: Connection) -> int:

@@ -28,6 +28,8 @@ WITHOUT_DATA = frozenset(
 ROWS_OF_VERSION_1 = {WRITE_ROWS_V1: WRITE_ROWS, UPDATE_ROWS_V1: UPDATE_ROWS, DELETE_ROWS_V1: DELETE_ROWS}
 IGNORABLE_FLAG = 0x80
 HEADER_BYTES = 19
+ROWS_FLAGS_END = 8
+"""Behind the table id and the flags of a ROWS event."""
 CHECKSUM_BYTES = 4
 CRC32_RESIDUE = 0x2144DF1C
 """The CRC-32 of any bytes followed by their own CRC-32, least significant byte first."""

@@ -66,10 +66,12 @@ class Tables(Protocol):
 class MappedTable:
     """A version of a table as TABLE_MAP tells it, with its plan; one per TABLE_MAP body, kept in an LRU (R9)."""
 
-    __slots__ = ("body", "fingerprint", "followed", "head", "name", "plan", "schema")
+    __slots__ = ("body", "fingerprint", "followed", "head", "headers", "name", "plan", "schema")
 
     def __init__(self, body: bytes, name: TableName, followed: Followed | None) -> None:
         self.body = body
+        self.headers: dict[int, bytes] = {}
+        """By event type: the bytes between flags and images of an event that was complete; the next has the same."""
         self.name = name
         self.followed = followed
         self.schema: TableSchema | None = None
@@ -202,17 +204,27 @@ class Stream:
                     "compare with mysqlbinlog --verify-binlog-checksum, then start again"
                 )
             end -= events.CHECKSUM_BYTES
-        if log_pos:
-            if log_pos < self._last_log_pos & 0xFFFFFFFF and event_type not in (
-                events.FORMAT_DESCRIPTION,
-                events.HEARTBEAT,
-            ):
-                log_pos += (self._last_log_pos & ~0xFFFFFFFF) + _POSITIONS_MAX
-            else:
-                log_pos += self._last_log_pos & ~0xFFFFFFFF
+        if log_pos > self._last_log_pos:
             self._last_log_pos = log_pos
+        elif log_pos:
+            log_pos = self._last_log_pos = self._whole_log_pos(log_pos, event_type)
         body = header + events.HEADER_BYTES
+        if event_type == events.TABLE_MAP:
+            self._table_map(buffer, body, end, timestamp * 1000, server_id, log_pos - size)
+            return False
+        if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
+            self._rows(buffer, body, end, event_type, timestamp * 1000, server_id, log_pos - size, 0)
+            return False
         return self._event(buffer, body, end, event_type, timestamp * 1000, server_id, log_pos - size, log_pos, flags)
+
+    def _whole_log_pos(self, log_pos: int, event_type: int) -> int:
+        """The 32 bits that events carry wrap in files over 4 GiB; an event that seems to go back has wrapped."""
+        begin = self._last_log_pos & -_POSITIONS_MAX
+        wrapped = begin + log_pos < self._last_log_pos and event_type not in (
+            events.FORMAT_DESCRIPTION,
+            events.HEARTBEAT,
+        )
+        return begin + log_pos + (_POSITIONS_MAX if wrapped else 0)
 
     def _event(
         self,
@@ -440,24 +452,22 @@ class Stream:
         if followed is None or not followed.publishing:
             self._put_aside(mapped.body, buffer, body, end, event_type)
             return 0
-        header = events.rows_header(buffer, body, event_type)
-        if not header.complete:
-            raise SourceStopped(
-                f"a row of {mapped.name} at {self.place_text()} doesn't hold all columns: some session has "
-                "binlog_row_image other than FULL; SET GLOBAL binlog_row_image=FULL, end that session, then "
-                f"rowflow snapshot {mapped.name} --start-over"
-            )
+        known = mapped.headers.get(event_type)
+        if known is not None and buffer.startswith(known, body + events.ROWS_FLAGS_END):
+            images = body + events.ROWS_FLAGS_END + len(known)
+        else:
+            images = self._images_start(mapped, buffer, body, event_type)
         if self._transaction_part_key != (server_id, self._event_file):
             self._transaction_part = transaction_part(server_id, self._gtid_text, self._event_file)
             self._transaction_part_key = (server_id, self._event_file)
         mid = b'%s%d%s%d,"row":' % (mapped.head, self._commit_ms or ts_ms, self._transaction_part, pos)
         plan = mapped.plan or self._planned(mapped)
-        kind = events.ROWS_OF_VERSION_1.get(event_type, event_type)
+        kind = event_type if event_type >= events.WRITE_ROWS else events.ROWS_OF_VERSION_1[event_type]
         decode = (
-            plan.inserts if kind == events.WRITE_ROWS else plan.updates if kind == events.UPDATE_ROWS else plan.deletes
+            plan.updates if kind == events.UPDATE_ROWS else plan.inserts if kind == events.WRITE_ROWS else plan.deletes
         )
         try:
-            rows, messages = decode(buffer, header.images, end, mid, event_tail(self.now_ms), first_row)
+            rows, messages = decode(buffer, images, end, mid, event_tail(self.now_ms), first_row)
         except SourceStopped as error:
             raise SourceStopped(f"{error} (at {self.place_text()})") from error
         if self._images < self._skip:
@@ -468,6 +478,18 @@ class Stream:
             self.batches.append(Batch(followed.topic, messages, mapped.name))
         self._limit_part()
         return rows
+
+    def _images_start(self, mapped: MappedTable, buffer: bytes, body: int, event_type: int) -> int:
+        """Where the images of a ROWS event begin; a row that doesn't hold all columns stops the stream."""
+        header = events.rows_header(buffer, body, event_type)
+        if not header.complete:
+            raise SourceStopped(
+                f"a row of {mapped.name} at {self.place_text()} doesn't hold all columns: some session has "
+                "binlog_row_image other than FULL; SET GLOBAL binlog_row_image=FULL, end that session, then "
+                f"rowflow snapshot {mapped.name} --start-over"
+            )
+        mapped.headers[event_type] = buffer[body + events.ROWS_FLAGS_END : header.images]
+        return header.images
 
     def _planned(self, mapped: MappedTable) -> Plan:
         assert mapped.schema is not None
