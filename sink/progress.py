@@ -143,8 +143,11 @@ def read(session: Session, topic: str, partition: int) -> Progress | None:
     return Progress(*rows[0]) if rows else None
 
 
-def ensure(session: Session, config: SinkConfig, facts: TopicFacts, now_ms: int) -> None:
+def ensure(session: Session, config: SinkConfig, facts: TopicFacts, now_ms: int) -> Mapping[int, int]:
     """Insert the rows of a topic's partitions where there are none (W6), else hold them against Kafka's facts.
+
+    Returns, by partition, the offsets that lie behind their logs' ends.  That alone is no fault: other workers may have
+    gone on since the ends were asked for.  To be held, by :func:`hold_against_ends`, against ends asked for from now on.
 
     Where every log begins at 0, so does the progress.  Else it begins at the logs' ends, and a request for a whole-table
     job goes into the outbox in the same transaction; what lies before that job's first barrier is passed over.
@@ -158,13 +161,26 @@ def ensure(session: Session, config: SinkConfig, facts: TopicFacts, now_ms: int)
         }
         if known:
             _hold_against(facts, known)
-            return
+            return {
+                partition: row.next_offset
+                for partition, row in known.items()
+                if row.next_offset > facts.logs[partition].end
+            }
         _refuse_shared_mirror(session, config, facts)
         awaited = ""
         if any(log.begin > 0 for log in facts.logs.values()):
             awaited = _request_job(session, facts, now_ms)
         offsets = {partition: log.end if awaited else 0 for partition, log in facts.logs.items()}
         _place(session, config, facts, offsets, awaited)
+        return {}
+
+
+def hold_against_ends(facts: TopicFacts, offsets: Mapping[int, int]) -> None:
+    """Raise if a log ends before an offset, by partition, that the sink held before ``facts`` were asked for."""
+    for partition, offset in sorted(offsets.items()):
+        log = facts.logs.get(partition, LogRange(0, 0))
+        if offset > log.end:
+            raise BehindTheLogEnd(str(outside_the_log(facts.topic, partition, offset, log, facts.table)))
 
 
 def start_over(session: Session, config: SinkConfig, facts: TopicFacts, job_id: str) -> None:
@@ -236,9 +252,6 @@ def _hold_against(facts: TopicFacts, known: Mapping[int, Progress]) -> None:
         log = facts.logs.get(partition)
         if log is not None and row.next_offset < log.begin:
             raise outside_the_log(facts.topic, partition, row.next_offset, log, facts.table)
-        if log is not None and row.next_offset > log.end:
-            stop = outside_the_log(facts.topic, partition, row.next_offset, log, facts.table)
-            raise BehindTheLogEnd(str(stop))
     if set(known) != set(facts.logs):
         raise SinkRefused(
             f"topic {facts.topic} has {len(facts.logs)} partitions, the sink knows {len(known)}: keys would move to"
@@ -247,7 +260,7 @@ def _hold_against(facts: TopicFacts, known: Mapping[int, Progress]) -> None:
 
 
 class BehindTheLogEnd(SinkStopped):
-    """The progress is behind the log's end.  A broker that has just been started may say too small an end for a moment."""
+    """The progress is behind the log's end.  A broker that has just become the leader may say too small an end."""
 
 
 def foreign_topic(facts: TopicFacts, known_topic_id: str) -> SinkStopped:

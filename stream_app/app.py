@@ -28,7 +28,7 @@ from sink.slices import Target
 from sink.sql import SessionPool
 from stream_app.agents import SliceWriter
 from stream_app.config import WorkerConfig
-from stream_app.errors import KafkaUnreachable, WorkerRefused
+from stream_app.errors import KafkaUnreachable, RestartNeeded, WorkerRefused
 from stream_app.kafka import RequestSender, TopicLookup
 from stream_app.placement import Placement, StoredOffsets
 from stream_app.places import Places
@@ -43,7 +43,7 @@ SEND_EVERY_S = 1.0
 WATCH_EVERY_S = 2.0
 THREADS_MAX = 64
 LOG_END_PATIENCE_S = 30.0
-"""So long a log may end before the progress of its partition: a broker that was killed comes to its end again."""
+"""So long a log may end before the progress of its partition: a leader that has just begun may not know the end yet."""
 HOUSEKEEPING_THREADS = 16
 QUIET_LOGGERS = {
     "aiokafka": logging.ERROR,
@@ -119,7 +119,9 @@ class _Worker:
         """Start, then hand this thread to Faust's worker."""
         sink_id = self._reached(self._prepare_sink)
         group = progress.consumer_group(self._config.prefix, sink_id)
-        facts = self._hold_progress(self._wait_for_topics())
+        facts = self._wait_for_topics()
+        for topic in facts.values():
+            self._hold_progress(topic)
         self._reached(lambda: self._report_foreign_offsets(group, facts))
         partitions = sum(len(topic.logs) for topic in facts.values())
         log.info("worker group=%s topics=%d partitions=%d", group, len(facts), partitions)
@@ -188,25 +190,29 @@ class _Worker:
             back_off.block()
             self._deadline = time.monotonic() + self._config.start_timeout_s
 
-    def _ensure_progress(self, facts: Mapping[str, progress.TopicFacts]) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        with self._pool.lend() as session:
-            for topic in facts.values():
-                progress.ensure(session, self._config.sink, topic, now_ms)
-
-    def _hold_progress(self, facts: Mapping[str, progress.TopicFacts]) -> Mapping[str, progress.TopicFacts]:
-        """Have rows for all partitions; a log that ends before its row is looked at again before it is a loud stop."""
+    def _hold_progress(self, topic: progress.TopicFacts) -> None:
+        """Have rows for all partitions of a topic; none may lie behind its log's end."""
         deadline = time.monotonic() + LOG_END_PATIENCE_S
-        while True:
+        while offsets := self._reached(lambda: self._ensure_progress(topic)):
             try:
-                self._reached(partial(self._ensure_progress, facts))
-                return facts
+                # Asked for after the rows were read: a log's end only grows, so by now it is there if it ever was.
+                progress.hold_against_ends(self._reached(lambda: self._facts_now(topic)), offsets)
+                return
             except progress.BehindTheLogEnd as error:
                 if time.monotonic() > deadline:
                     raise
                 log.warning("looking again: %s", error)
                 time.sleep(1.0)
-                facts = self._wait_for_topics()
+
+    def _ensure_progress(self, topic: progress.TopicFacts) -> Mapping[int, int]:
+        with self._pool.lend() as session:
+            return progress.ensure(session, self._config.sink, topic, time.time_ns() // 1_000_000)
+
+    def _facts_now(self, topic: progress.TopicFacts) -> progress.TopicFacts:
+        facts = self._lookup.facts(topic.topic, topic.table)
+        if facts is None or facts.topic_id != topic.topic_id:
+            raise RestartNeeded(f"topic {topic.topic} is gone, or was made again: beginning anew")
+        return facts
 
     def _report_foreign_offsets(self, group: str, facts: Mapping[str, progress.TopicFacts]) -> None:
         """Say of offsets that a tool wrote into the group that they don't count."""

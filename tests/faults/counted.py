@@ -93,11 +93,11 @@ class Stage:
                 " VALUES (NEW.topic, NEW.partition_id, OLD.next_offset, NEW.next_offset)",
             )
 
-    def start_worker(self, slice_rows: int = 200) -> subprocess.Popen[bytes]:
+    def start_worker(self, slice_rows: int = 200, log_end_patience_s: float = 30.0) -> subprocess.Popen[bytes]:
         """Start one more worker."""
         log = self.log_directory / f"{self.prefix}-{len(self.workers)}-{time.time_ns() // 1_000_000}.log"
         command = [sys.executable, "-m", "tests.faults.counting_worker"]
-        command += [self.prefix, self.bootstrap_servers, self.sink_url, str(slice_rows)]
+        command += [self.prefix, self.bootstrap_servers, self.sink_url, str(slice_rows), str(log_end_patience_s)]
         with log.open("wb") as file:
             worker = subprocess.Popen(
                 # A SIGHUP that comes before the worker listens for it is not to end it.
@@ -110,6 +110,11 @@ class Stage:
             )
         self.workers.append(worker)
         return worker
+
+    def log_of(self, worker: subprocess.Popen[bytes]) -> str:
+        """What a worker wrote to stdout and stderr."""
+        number = self.workers.index(worker)
+        return next(self.log_directory.glob(f"{self.prefix}-{number}-*.log")).read_text(encoding="utf-8")
 
     def end_workers(self, timeout_s: float = 10.0) -> list[int]:
         """SIGTERM to all that are left; their exit codes."""

@@ -1,7 +1,8 @@
 """A real worker that counts: one row for each record of each slice, so that doubles and holes show.
 
-``python -m tests.faults.counting_worker PREFIX BOOTSTRAP_SERVERS SINK_URL [SLICE_ROWS]``.  A barrier is a record whose value
-begins with ``barrier:``.  On SIGHUP all partitions are sought back behind the transport's back, as a broken client would.
+``python -m tests.faults.counting_worker PREFIX BOOTSTRAP_SERVERS SINK_URL SLICE_ROWS LOG_END_PATIENCE_S``.  A barrier is a
+record whose value begins with ``barrier:``.  On SIGHUP all partitions are sought back behind the transport's back, as a
+broken client would.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 from aiokafka import TopicPartition as AiokafkaPartition
@@ -20,7 +22,7 @@ from schemas.events import Barrier, BarrierKind
 from sink.config import SinkConfig
 from sink.slices import Slice
 from sink.sql import Session, SessionPool
-from stream_app import transport
+from stream_app import app, transport
 from stream_app.app import run_worker
 from stream_app.config import WorkerConfig
 from stream_app.places import TopicPartition
@@ -151,7 +153,7 @@ def stale_commit_on_sigwinch() -> None:
     setattr(transport.SliceThread, "commit_in_thread", commit_in_thread)  # noqa: B010 - as above
 
 
-def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str = "200") -> int:
+def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str, log_end_patience_s: str) -> int:
     """Run until a signal."""
     logging.basicConfig(
         level=logging.INFO,
@@ -159,6 +161,7 @@ def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str = "
         format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s",
         datefmt="%H:%M:%S",
     )
+    patch.object(app, "LOG_END_PATIENCE_S", float(log_end_patience_s)).start()
     seek_back_on_sighup()
     stale_commit_on_sigwinch()
     sink = SinkConfig(sink_address(sink_url), prefix)

@@ -83,8 +83,7 @@ def all_seen(counted: Connection, numbers: range) -> None:
 
 def log_of(stage: Stage, worker: subprocess.Popen[bytes]) -> str:
     """What a worker wrote to stdout and stderr."""
-    number = stage.workers.index(worker)
-    return next(stage.log_directory.glob(f"{stage.prefix}-{number}-*.log")).read_text()
+    return stage.log_of(worker)
 
 
 def ended(stage: Stage, worker: subprocess.Popen[bytes]) -> tuple[int, str]:
