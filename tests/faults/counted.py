@@ -153,13 +153,14 @@ class Stage:
 
 
 class Writer(threading.Thread):
-    """Writes transactions of random sizes; one in ten is aborted; now and then a barrier in every partition."""
+    """Writes transactions of random sizes; one in ten is aborted; ``barriers``: the share with one in every partition."""
 
-    def __init__(self, stage: Stage, seed: int, pause_s: float = 0.1) -> None:
+    def __init__(self, stage: Stage, seed: int, pause_s: float = 0.1, barriers: float = 0.01) -> None:
         super().__init__(name="writer")
         self._stage = stage
         self._random = random.Random(seed)
         self._pause_s = pause_s
+        self._barrier_share = barriers
         self._enough = threading.Event()
         self.committed = 0
         self.aborted = 0
@@ -192,7 +193,7 @@ class Writer(threading.Thread):
                 topic = choice.choice(self._stage.topics)
                 producer.produce(topic, b"%d" % number, b"%d" % choice.randrange(1000))
                 number += 1
-            marks = self._produce_barriers(producer, number) if choice.random() < 0.01 else 0
+            marks = self._produce_barriers(producer, number) if choice.random() < self._barrier_share else 0
             producer.flush()
             if choice.random() < 0.1:
                 producer.abort_transaction()
