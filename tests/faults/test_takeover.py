@@ -59,7 +59,9 @@ def test_fault_w1_the_partitions_of_a_worker_killed_under_load_go_on_within_a_mi
     killed.kill()
     killed.wait()
     ends = stage.log_ends()
-    wait_until(lambda: beyond(stage.progress(counted), ends), TAKEN_OVER_S, "the sink to go beyond where the logs ended")
+    wait_until(
+        lambda: beyond(stage.progress(counted), ends), TAKEN_OVER_S, "the sink to go beyond where the logs ended"
+    )
     seeks = stage.log_of(other).count(" seek ")
     for _ in range(3):
         ends = stage.log_ends()
