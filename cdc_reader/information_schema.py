@@ -65,7 +65,11 @@ def read_schema(queries: Queries, name: TableName) -> TableSchema:
     """The table's schema now; SourceStopped where there is no such table for the user."""
     column_rows = queries.rows(COLUMNS_SQL, tuple(name))
     if not column_rows:
-        raise SourceStopped(f"there is no table {name} that the source's user may see: GRANT SELECT ON {name} TO it")
+        user, _, host = _text(queries.rows("SELECT CURRENT_USER()")[0][0]).rpartition("@")
+        raise SourceStopped(
+            f"there is no table {name} that the source's user may see; if there is one, as its administrator: "
+            f"GRANT SELECT ON {quoted(name.db)}.{quoted(name.table)} TO '{user}'@'{host}'"
+        )
     schema = schema_from_rows(name, column_rows, queries.rows(KEY_SQL, tuple(name)))
     return _with_all_members(queries, schema)
 

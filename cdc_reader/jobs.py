@@ -30,6 +30,7 @@ from cdc_reader.shard_reader import (
     ShardResult,
     ShardTask,
 )
+from cdc_reader.sql import quoted
 from schemas.events import Barrier, BarrierKind
 from schemas.jobs import JobRequest, JobState, JobStatus, TableState, TableStatus
 from schemas.tables import TableName
@@ -237,7 +238,8 @@ class JobRunner:
         if result.schema is None:
             return self._fail(state, f"there is no table {table.name} on the source", moment)
         if not result.schema.primary_key:
-            why = f"{table.name} has no primary key: ALTER TABLE {table.name} ADD PRIMARY KEY (...)"
+            statement = f"ALTER TABLE {quoted(table.name.db)}.{quoted(table.name.table)} ADD PRIMARY KEY (...)"
+            why = f"{table.name} has no primary key: {statement}"
             return self._fail(state, why, moment)
         topic_id = self._ensure_topics([table.topic])[table.topic]
         schema = result.schema

@@ -66,8 +66,9 @@ class UndecodableTexts:
         where = f"column {column.name} of {self._schema.name}"
         if self._stop:
             return (
-                f"a text in {where} isn't valid in its character set {column.charset}: mend the row on the source, or set "
-                'on_undecodable = "dead-letter" in [source] to file such rows and go on'
+                f"a text in {where} isn't valid in its character set {column.charset}: set on_undecodable = "
+                '"dead-letter" in [source] to file such rows and go on; or mend the row on the source, then '
+                f"rowflow snapshot {self._schema.name} --start-over"
             )
         return (
             f"a text in {where} isn't valid in its character set {column.charset}, and it is a part of the primary key, "

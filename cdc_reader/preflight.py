@@ -7,6 +7,7 @@ what was found.  Sessions may override some of the settings later: every event i
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 
 from cdc_reader.config import SourceConfig
@@ -27,6 +28,7 @@ _MEND = {
     "binlog_row_metadata": ("FULL", "SET GLOBAL binlog_row_metadata = 'FULL'"),
     "binlog_row_value_options": ("", "SET GLOBAL binlog_row_value_options = ''"),
 }
+_GRANT = re.compile(r"GRANT (?P<what>.*) ON (?:TABLE )?(?P<db>\*|`(?:[^`]|``)*`)\.")
 _CASCADES_LOGGED_SINCE = (9, 6)
 _MYSQL_SINCE = (8, 0)
 _START_OVER = "give up the old place and read the tables anew: rowflow snapshot --all --start-over"
@@ -113,15 +115,27 @@ def _check_grants(session: SourceSession, facts: SourceFacts, config: SourceConf
             "the source's user may not read the binlog; as its administrator: "
             f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {facts.account}"
         )
-    any_select = everything or with_roles or _selects(grants)
     for pattern in config.patterns.patterns:
         if pattern.leaves_out or any(pattern.covers(name) for name in facts.tables):
             continue
+        any_select = everything or with_roles or any(_selects(grant, pattern.db) for grant in grants)
         _check_select(session, facts, pattern.db, pattern.table, any_select=any_select)
 
 
-def _selects(grants: list[str]) -> bool:
-    return any("SELECT" in grant or "ALL PRIVILEGES" in grant for grant in grants)
+def _selects(grant: str, db: str) -> bool:
+    """Whether a line of SHOW GRANTS lets SELECT something of a database; ``db`` may hold * and ?: of any."""
+    found = _GRANT.match(grant)
+    if found is None or not ("SELECT" in found["what"] or "ALL PRIVILEGES" in found["what"]):
+        return False
+    if found["db"] == "*" or "*" in db or "?" in db:
+        return True
+    like = re.sub(r"\\(.)|(.)", _like_part, found["db"].strip("`").replace("``", "`"))
+    return re.fullmatch(like, db, re.IGNORECASE) is not None
+
+
+def _like_part(part: re.Match[str]) -> str:
+    """A character of a database's name in a grant as a regular expression: % and _ are wildcards there."""
+    return re.escape(part[1]) if part[1] else {"%": ".*", "_": "."}.get(part[2], re.escape(part[2]))
 
 
 def _check_select(session: SourceSession, facts: SourceFacts, db: str, table: str, *, any_select: bool) -> None:
@@ -200,12 +214,12 @@ def _check_gtids(session: SourceSession, facts: SourceFacts, position: Position)
         raise SourceRefused(f"the source has purged transactions that were not read yet: {missing}; {_START_OVER}")
     if known == "1":
         return
-    detail = "it was restored or has lost transactions in a crash"
+    lacking = f"the source lacks transactions that were read already (last position {position})"
     if position.server_uuid != facts.server_uuid:
-        detail = f"it is another server than the one that was read ({position.server_uuid})"
-    raise SourceRefused(
-        f"the source lacks transactions that were read already (last position {position}): {detail}; {_START_OVER}"
-    )
+        raise SourceStopped(
+            f"{lacking}: it is another server than the one that was read ({position.server_uuid}); {_START_OVER}"
+        )
+    raise SourceRefused(f"{lacking}: it was restored or has lost transactions in a crash; {_START_OVER}")
 
 
 def _check_file(session: SourceSession, facts: SourceFacts, position: Position) -> None:

@@ -214,7 +214,8 @@ class _Session:
 
     @contextmanager
     def _shard_reader(self, facts: SourceFacts) -> Iterator[ShardReader]:
-        shard_reader = ShardReader(self._config.source.address, self._config.source.patterns, facts.collations)
+        source = self._config.source
+        shard_reader = ShardReader(source.address, source.patterns, facts.collations, source.on_undecodable)
         try:
             yield shard_reader
         finally:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from cdc_reader.config import OnUndecodable
 from cdc_reader.errors import SourceAway, SourceRefused
 from cdc_reader.information_schema import read_indexes, read_schema
 from cdc_reader.positions import Place, Position
@@ -96,10 +97,17 @@ Result = LookResult | ScanResult | ShardResult
 class ShardReader:
     """The thread; at most one task is under way."""
 
-    def __init__(self, address: MysqlAddress, patterns: TablePatterns, collations: Mapping[int, Collation]) -> None:
+    def __init__(
+        self,
+        address: MysqlAddress,
+        patterns: TablePatterns,
+        collations: Mapping[int, Collation],
+        on_undecodable: OnUndecodable = "stop",
+    ) -> None:
         self._address = address
         self._patterns = patterns
         self._collations = collations
+        self._on_undecodable = on_undecodable
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result | Exception] = queue.SimpleQueue()
         self._stopped = threading.Event()
@@ -214,7 +222,7 @@ class ShardReader:
     def _plan(self, schema: TableSchema) -> ShardPlan:
         key = f"{schema.name} {schema.fingerprint}"
         if key not in self._plans:
-            self._plans[key] = compile_shard_plan(schema)
+            self._plans[key] = compile_shard_plan(schema, on_undecodable=self._on_undecodable)
         return self._plans[key]
 
     def _wait_visible(self, session: SourceSession, window: Position) -> bool:

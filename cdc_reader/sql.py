@@ -28,6 +28,7 @@ _SESSION = (
 )
 _WRONG_LOGIN = {1045, 1698, 1044}
 _MISSING_GRANT = {1142, 1227, 1143, 1370}
+_MISSING_GLOBAL_GRANT = 1227
 _AWAY = {
     1040,
     1053,
@@ -96,13 +97,24 @@ class SourceSession:
                 f"ALTER USER '{address.user}'@'%' IDENTIFIED BY '...'"
             )
         if code in _MISSING_GRANT:
+            what = "REPLICATION SLAVE, REPLICATION CLIENT" if code == _MISSING_GLOBAL_GRANT else "SELECT"
             return SourceRefused(
                 f"a grant is missing on the source: {text} (error {code}); as its administrator: "
-                f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO '{address.user}'@'%'"
+                f"GRANT {what} ON *.* TO {self._account()}"
             )
         if code in _AWAY or isinstance(error, MySQLdb.InterfaceError) or code == 0:
             return SourceAway(f"the source {address} can't be reached: {text} (error {code})")
         return QueryFailed(code, text)
+
+    def _account(self) -> str:
+        """Our account as the server names it; its host is seldom the one that we come from."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.execute("SELECT CURRENT_USER()")
+            user, _, host = cursor.fetchall()[0][0].decode().rpartition("@")
+        except MySQLdb.Error:
+            user, host = self._address.user, "%"
+        return f"'{user}'@'{host}'"
 
     def rows(self, statement: str | bytes, arguments: Sequence[object] = ()) -> list[Row]:
         """Runs one statement; its rows, raw.  Raises SourceAway, SourceRefused or QueryFailed."""

@@ -426,19 +426,27 @@ class Stream:
     def _parse_map(self, body: bytes) -> MappedTable:
         """What a TABLE_MAP body tells; called once per body (R9)."""
         name = parse_table_name(body)
-        mapped = MappedTable(body, name, self._tables.find(name))
-        if mapped.followed is not None:
-            mapped.schema = parse_table_map(body, self._collations)
-            mapped.fingerprint = mapped.schema.fingerprint
-            mapped.head = source_head(self._prefix, name, mapped.fingerprint)
-        return mapped
+        return MappedTable(body, name, self._tables.find(name))
 
     def _table_map(self, buffer: bytes, body: int, end: int, ts_ms: int, server_id: int, pos: int) -> None:
         mapped = self._map_of(buffer[body + 8 : end])
         self._mapped[buffer[body : body + 6]] = mapped
         followed = mapped.followed
-        if followed is not None and followed.fingerprint != mapped.fingerprint and mapped.schema is not None:
-            self.batches += self._tables.changed(mapped.name, mapped.schema, self.origin(ts_ms, server_id, pos))
+        if followed is None or not followed.publishing:
+            # Not even its columns are looked at: past an event that can't be followed leads a start over.
+            return
+        schema = mapped.schema or self._schema_of(mapped)
+        if followed.fingerprint != mapped.fingerprint:
+            self.batches += self._tables.changed(mapped.name, schema, self.origin(ts_ms, server_id, pos))
+
+    def _schema_of(self, mapped: MappedTable) -> TableSchema:
+        try:
+            schema = mapped.schema = parse_table_map(mapped.body, self._collations)
+        except SourceStopped as error:
+            raise SourceStopped(f"{error} (at {self.place_text()})") from error
+        mapped.fingerprint = schema.fingerprint
+        mapped.head = source_head(self._prefix, mapped.name, mapped.fingerprint)
+        return schema
 
     def _rows(
         self, buffer: bytes, body: int, end: int, event_type: int, ts_ms: int, server_id: int, pos: int, first_row: int

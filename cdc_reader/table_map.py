@@ -16,6 +16,7 @@ from typing import NamedTuple
 from cdc_reader.charsets import decoder
 from cdc_reader.errors import SourceStopped
 from cdc_reader.events import length_encoded
+from cdc_reader.sql import quoted
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
 _TINY, _SHORT, _LONG, _FLOAT, _DOUBLE, _TIMESTAMP, _LONGLONG, _INT24 = 1, 2, 3, 4, 5, 7, 8, 9
@@ -28,6 +29,8 @@ _METADATA_BYTES = {
     **dict.fromkeys((_VARCHAR, _BIT, _DECIMAL, _ENUM, _SET, _VAR_STRING, _STRING), 2),
     **dict.fromkeys((_TINY, _SHORT, _LONG, _TIMESTAMP, _LONGLONG, _INT24, _DATE, _TIME, _DATETIME, _YEAR), 0),
 }
+_BEFORE_5_6 = {_TIMESTAMP: "TIMESTAMP", _TIME: "TIME", _DATETIME: "DATETIME"}
+"""Temporal columns as MySQL stored them before 5.6; a table made then and never rebuilt has them still."""
 _PLAIN_TYPES = {
     _TINY: "tinyint",
     _SHORT: "smallint",
@@ -39,9 +42,6 @@ _PLAIN_TYPES = {
     _DATE: "date",
     _YEAR: "year",
     _JSON: "json",
-    _TIMESTAMP: "timestamp",
-    _DATETIME: "datetime",
-    _TIME: "time",
 }
 _WITH_FRACTION = {_TIMESTAMP2: "timestamp", _DATETIME2: "datetime", _TIME2: "time"}
 _BLOBS = {1: "tinyblob", 2: "blob", 3: "mediumblob", 4: "longblob"}
@@ -92,16 +92,33 @@ def table_map_key(body: bytes) -> bytes:
 
 
 def parse_table_name(body: bytes) -> TableName:
-    """Only the names of database and table; cheap."""
-    database_end = 1 + body[0]
-    table_start = database_end + 2
-    table = body[table_start : table_start + body[database_end + 1]]
-    return TableName(body[1:database_end].decode("utf-8"), table.decode("utf-8"))
+    """Only the names of database and table; cheap.  Raises SourceStopped where the event is damaged."""
+    try:
+        database_end = 1 + body[0]
+        table_start = database_end + 2
+        table = body[table_start : table_start + body[database_end + 1]]
+        return TableName(body[1:database_end].decode("utf-8"), table.decode("utf-8"))
+    except (LookupError, ValueError) as error:
+        raise _damaged("a TABLE_MAP event", "rowflow snapshot --all --start-over") from error
 
 
 def parse_table_map(body: bytes, collations: Mapping[int, Collation]) -> TableSchema:
-    """The table's schema; raises SourceStopped where the metadata lacks the names or holds what is unknown."""
+    """The table's schema; raises SourceStopped where the event is damaged, lacks the names or holds what is unknown."""
     name = parse_table_name(body)
+    try:
+        return _parse(name, body, collations)
+    except (LookupError, ValueError) as error:
+        raise _damaged(f"the TABLE_MAP event of {name}", f"rowflow snapshot {name} --start-over") from error
+
+
+def _damaged(what: str, way_on: str) -> SourceStopped:
+    return SourceStopped(
+        f"{what} can't be read: its parts don't fit each other; if the file is whole (mysqlbinlog "
+        f"--verify-binlog-checksum), read anew behind it: {way_on}"
+    )
+
+
+def _parse(name: TableName, body: bytes, collations: Mapping[int, Collation]) -> TableSchema:
     columns, offset = _wire_columns(name, body)
     fields = _optional_fields(body, offset)
     names = [text.decode("utf-8") for text in _texts(fields.get(_NAMES, b""))]
@@ -118,12 +135,19 @@ def parse_table_map(body: bytes, collations: Mapping[int, Collation]) -> TableSc
     )
 
 
+def _part(body: bytes, start: int, length: int) -> bytes:
+    part = body[start : start + length]
+    if len(part) != length:
+        raise ValueError("cut off")
+    return part
+
+
 def _wire_columns(name: TableName, body: bytes) -> tuple[list[_WireColumn], int]:
     """The fixed part: types, their metadata and nullability; and where the optional metadata begins."""
     offset = 3 + body[0]
     offset += 1 + body[offset - 1]
     count, offset = length_encoded(body, offset)
-    types = body[offset : offset + count]
+    types = _part(body, offset, count)
     metadata_bytes, place = length_encoded(body, offset + count)
     nullable_start = place + metadata_bytes
     columns = []
@@ -149,7 +173,7 @@ def _optional_fields(body: bytes, offset: int) -> dict[int, bytes]:
     fields = {}
     while offset < len(body):
         length, start = length_encoded(body, offset + 1)
-        fields[body[offset]] = body[start : start + length]
+        fields[body[offset]] = _part(body, start, length)
         offset = start + length
     return fields
 
@@ -165,7 +189,7 @@ def _texts(value: bytes) -> Iterator[bytes]:
     offset = 0
     while offset < len(value):
         length, offset = length_encoded(value, offset)
-        yield value[offset : offset + length]
+        yield _part(value, offset, length)
         offset += length
 
 
@@ -176,7 +200,7 @@ def _lists(value: bytes) -> Iterator[list[bytes]]:
         members = []
         for _ in range(count):
             length, offset = length_encoded(value, offset)
-            members.append(value[offset : offset + length])
+            members.append(_part(value, offset, length))
             offset += length
         yield members
 
@@ -238,6 +262,12 @@ class _Columns:
 
     def _other(self, name: str, wire: _WireColumn) -> Column:
         type_code, nullable = wire.type_code, wire.nullable
+        if type_code in _BEFORE_5_6:
+            raise SourceStopped(
+                f"column {name} of {self._name} is a {_BEFORE_5_6[type_code]} in the form that MySQL had before 5.6; on the "
+                f"source: ALTER TABLE {quoted(self._name.db)}.{quoted(self._name.table)} FORCE; then "
+                f"rowflow snapshot {self._name} --start-over"
+            )
         if type_code in _WITH_FRACTION:
             return Column(name, _WITH_FRACTION[type_code], scale=wire.first, nullable=nullable)
         if type_code == _BIT:

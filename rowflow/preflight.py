@@ -2,6 +2,9 @@
 
 Comes in: the settings, and both servers.  Goes out: nothing, or the reason as an error.  Only a probe table is made in the
 sink, and dropped again.
+
+Captured tables that can't have mirrors are looked for by who captures them.  A worker doesn't: it needs no source, and
+refuses them when it meets them.
 """
 
 from __future__ import annotations
@@ -15,26 +18,29 @@ from rowflow.settings import Settings
 from rowflow.source import Source
 from rowflow.waiting import AWAY, LOOK_AGAIN_S
 from schemas.addresses import MysqlAddress
+from schemas.errors import RefusedError
+from sink.config import SinkConfig
+from sink.ddl import MirrorImpossibleError, refuse_key, refuse_names
 from sink.preflight import ServerIdentity, identity_of, refuse_loop, try_grants
 from sink.sql import SessionPool
 
 
-def check_sink(settings: Settings) -> None:
+def check_sink(settings: Settings, *, with_mirrors: bool) -> None:
     """Refuse a sink inside the captured tables, and one that lacks grants; waits for servers for 30 s.
 
-    Raises RefusedError or SettingError.
+    ``with_mirrors``: refuse tables that can't have a mirror, too.  Raises RefusedError or SettingError.
     """
     try:
         for attempt in Retrying(
             retry=retry_if_exception_type(AWAY), stop=stop_after_delay(REACH_TIME_S), wait=wait_fixed(LOOK_AGAIN_S)
         ):
             with attempt:
-                _check(settings)
+                _check(settings, with_mirrors=with_mirrors)
     except RetryError as error:
         raise UnreachableError(f"not reached within {REACH_TIME_S:.0f} s: {error.last_attempt.exception()}") from None
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, *, with_mirrors: bool) -> None:
     config = sink_config(settings)
     pool = SessionPool(config.address)
     try:
@@ -49,9 +55,21 @@ def _check(settings: Settings) -> None:
                         patterns=source.patterns,
                         captured=source.captured_tables(),
                     )
+                if with_mirrors:
+                    _refuse_mirrors(config, source)
             try_grants(session)
     finally:
         pool.close()
+
+
+def _refuse_mirrors(config: SinkConfig, source: Source) -> None:
+    """Refuse captured tables that would share a mirror, and keys that are too long for the sink."""
+    refuse_names(config, source.captured_tables())
+    for schema in source.tables_with_long_keys():
+        try:
+            refuse_key(schema)
+        except MirrorImpossibleError as error:
+            raise RefusedError(str(error)) from None
 
 
 def _identity_of_source(address: MysqlAddress) -> ServerIdentity:

@@ -1,16 +1,25 @@
 """What commands ask the source.
 
-Comes in: its address.  Goes out: the end of its binlog, and the captured tables that it has.
+Comes in: its address.  Goes out: the end of its binlog, the captured tables that it has, the shape of some.
 """
 
 from __future__ import annotations
 
+from cdc_reader.information_schema import read_schema
 from cdc_reader.positions import Place
 from cdc_reader.sql import SourceSession, binlog_status
 from rowflow.errors import UnknownTableError
 from rowflow.settings import SourceSettings
 from schemas.patterns import SYSTEM_DATABASES, TablePattern, TablePatterns
-from schemas.tables import TableName
+from schemas.tables import TableName, TableSchema
+
+_LONG_KEYS_SQL = (
+    "SELECT s.TABLE_SCHEMA, s.TABLE_NAME FROM information_schema.STATISTICS s JOIN information_schema.COLUMNS c"
+    " ON c.TABLE_SCHEMA = s.TABLE_SCHEMA AND c.TABLE_NAME = s.TABLE_NAME AND c.COLUMN_NAME = s.COLUMN_NAME"
+    " WHERE s.INDEX_NAME = 'PRIMARY' GROUP BY 1, 2"
+    " HAVING SUM(COALESCE(s.SUB_PART, c.CHARACTER_MAXIMUM_LENGTH, 0)) > 500 ORDER BY 1, 2"
+)
+"""No key of fewer characters comes near to 3,072 bytes in the sink, four a character; its numbers and times are short."""
 
 
 class Source:
@@ -37,6 +46,12 @@ class Source:
     def captured_tables(self) -> list[TableName]:
         """The tables that the patterns capture."""
         return [name for name in self.all_tables() if self.patterns.matches(name)]
+
+    def tables_with_long_keys(self) -> list[TableSchema]:
+        """The captured tables whose key's texts and binaries hold so much that they may be too long for the sink."""
+        with SourceSession(self.address) as session:
+            rows = session.texts(_LONG_KEYS_SQL)
+            return [read_schema(session, TableName(*row)) for row in rows if self.patterns.matches(TableName(*row))]
 
 
 def chosen_tables(texts: tuple[str, ...], captured: list[TableName]) -> list[TableName]:

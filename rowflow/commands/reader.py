@@ -17,5 +17,5 @@ def reader(settings: Settings) -> int:
     hold_lifeline()
     check_options(settings.require_kafka())
     if settings.sink is not None and not has_lifeline():
-        check_sink(settings)
+        check_sink(settings, with_mirrors=True)
     return cdc_reader_main.run(reader_config(settings, restarted=was_restarted()))

@@ -60,7 +60,7 @@ def up(settings: Settings) -> int:
     output = _Output(Console(highlight=False, soft_wrap=True))
     _say_what_runs(settings, output)
     try:
-        check_sink(settings)
+        check_sink(settings, with_mirrors=True)
     except KeyboardInterrupt:
         return 0
     line = command_line(click.get_current_context())

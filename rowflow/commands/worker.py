@@ -23,7 +23,7 @@ def worker(settings: Settings) -> int:
     check_options(settings.require_kafka())
     functions = sink_functions(settings)
     if not has_lifeline():
-        check_sink(settings)
+        check_sink(settings, with_mirrors=False)
 
     def mirrors(config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic) -> MirrorTarget:
         return make_target(config=config.sink, pool=pool, schemas=schemas, functions=functions)
