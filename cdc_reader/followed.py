@@ -13,7 +13,7 @@ read again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cdc_reader.batches import Batch, Origin, barrier_batches, source_head
 from cdc_reader.errors import SourceStopped
@@ -71,15 +71,18 @@ class FollowedTables:
         self._is_transactional = is_transactional
         self._lower_case = lower_case
         self._tables: dict[TableName, FollowedTable] = {}
+        self._left_out: list[TableState] = []
         self.wishes = Wishes()
 
     # ---- states ----
 
     def load(self, states: Iterable[TableState], schemas: dict[tuple[TableName, str], TableSchema]) -> None:
-        """Takes over what was committed; tables that the patterns no longer match are left out."""
+        """Takes over what was committed; a table that was left out for a time is new again, for it has missed events."""
         for state in states:
             table = self.table(state.name)
-            if table is None:
+            if table is None and state.status != TableStatus.LEFT_OUT:
+                self._left_out.append(replace(state, status=TableStatus.LEFT_OUT.value, reason="", fingerprint=""))
+            if table is None or state.status == TableStatus.LEFT_OUT:
                 continue
             table.state = state
             table.fingerprint = state.fingerprint
@@ -92,6 +95,10 @@ class FollowedTables:
         if found is None and self._patterns.matches(name):
             found = self._tables[name] = FollowedTable(name, table_topic(self._prefix, name))
         return found
+
+    def left_out_records(self) -> list[Batch]:
+        """The states of tables that the patterns no longer match: to be published before anything is read without them."""
+        return [self.job_record(state) for state in self._left_out]
 
     def all(self) -> list[FollowedTable]:
         """All that were met so far."""

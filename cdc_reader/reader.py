@@ -265,9 +265,10 @@ class _Session:
         return Position(status.place.file, status.place.pos, status.gtids if facts.gtid_mode else "", facts.server_uuid)
 
     def _claim(self, position: Position, requests: dict[str, JobRequest]) -> None:
-        """R1 and R6: this instance's claim, with what was given up by name noted as done."""
+        """R1 and R6: this instance's claim, with what was given up by name noted as done, and tables left out."""
         given_up = [replace(request, everything=False) for request in requests.values() if request.everything]
         self._publisher.add([self._tables.job_record(request) for request in given_up])
+        self._publisher.add(self._tables.left_out_records())
         self._commit(position)
 
     def _check_topics(self, tables: FollowedTables) -> None:

@@ -76,6 +76,7 @@ def worker_config(settings: Settings, *, restarted: bool) -> WorkerConfig:
         sink=sink_config(settings),
         kafka_options=librdkafka_options(kafka.consumer),
         functions=settings.stream.functions,
+        patterns=None if settings.source is None else settings.source.patterns,
         start_timeout_s=math.inf if restarted else REACH_TIME_S,
     )
 

@@ -35,6 +35,8 @@ class TableStatus(StrEnum):
     """Its begin barrier is published and its events are, but the job that makes its mirror anew isn't finished."""
     FOLLOWED = "followed"
     STANDS_STILL = "stands still"
+    LEFT_OUT = "left out"
+    """The patterns matched it once; what happened since a reader began without it wasn't published."""
 
 
 @dataclass(frozen=True, slots=True)

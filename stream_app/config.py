@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from schemas.patterns import TablePatterns
 from sink.config import SinkConfig
 
 
@@ -23,6 +24,8 @@ class WorkerConfig:
     """``[kafka.consumer]``, in librdkafka's names; of these the security settings reach the slice transport too."""
     functions: Path | None = None
     """The file with the computed columns' functions."""
+    patterns: TablePatterns | None = None
+    """Which tables are captured, where this worker was told; None: all that the reader captures."""
     slice_rows_max: int = 2_000
     slice_bytes_max: int = 2 * 1024 * 1024
     """What is fetched of a partition at a time; a single larger record still comes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from schemas.jobs import TableState, parse_job_record
+from schemas.jobs import TableState, TableStatus, parse_job_record
 from schemas.tables import TableName
 from schemas.topics import jobs_topic, table_topic
 from sink.progress import TopicFacts, foreign_topic
@@ -26,6 +26,7 @@ class CapturedTopics:
 
     def __init__(self, config: WorkerConfig, lookup: TopicLookup) -> None:
         self._prefix = config.prefix
+        self._patterns = config.patterns
         self._lookup = lookup
         self._jobs = CompactedTopic(config, jobs_topic(config.prefix))
 
@@ -34,9 +35,12 @@ class CapturedTopics:
         found = {}
         for key, value in self._jobs.refresh().items():
             record = parse_job_record(key, value)
-            if isinstance(record, TableState):
+            if isinstance(record, TableState) and self._is_captured(record):
                 found[table_topic(self._prefix, record.name)] = record.name
         return found
+
+    def _is_captured(self, state: TableState) -> bool:
+        return state.status != TableStatus.LEFT_OUT and (self._patterns is None or self._patterns.matches(state.name))
 
     def facts(self) -> dict[str, TopicFacts]:
         """By topic, what Kafka says of it; empty where no table is captured yet."""
@@ -53,7 +57,7 @@ class CapturedTopics:
             if topic_id != known[topic].topic_id:
                 facts = known[topic]
                 raise foreign_topic(TopicFacts(topic, topic_id, facts.table, facts.logs), facts.topic_id)
-        for topic in sorted(set(known) - set(ids)):
+        for topic in sorted(tables.keys() & known.keys() - ids.keys()):
             log.warning("topic=%s is gone from Kafka", topic)
 
     def close(self) -> None:

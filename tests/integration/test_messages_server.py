@@ -68,7 +68,7 @@ WRONG = {
 
 def test_each_wrong_server_setting_is_refused_with_its_statement(shop: Pipeline) -> None:
     as_root(shop, *(f"SET GLOBAL {name} = '{value}'" for name, value in WRONG.items()))
-    mended = []
+    mended: list[str] = []
     for _ in WRONG:
         message = refusal(shop, "reader", 3)
         assert refusal(shop, "read", 3, "--to", "stdout") == message if not mended else True

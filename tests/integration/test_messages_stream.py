@@ -100,8 +100,8 @@ def test_table_that_cant_be_followed_stands_still_and_its_command_mends_it(
     shop: Pipeline, alter: str, mend: str
 ) -> None:
     write(shop, "CREATE TABLE other (id INT PRIMARY KEY)")
-    worker = shop.start("worker")
     reader = goes_on(shop, with_job=True)
+    worker = shop.start("worker")
     shop.wait()
     write(shop, alter, "INSERT INTO t (id) VALUES (200)")
     waited = shop.run("wait", "--timeout", "30")
