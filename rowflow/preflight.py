@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from cdc_reader.errors import SourceAway
 from cdc_reader.sql import SourceSession
 from rowflow.configs import REACH_TIME_S, sink_config
 from rowflow.errors import UnreachableError
@@ -37,7 +38,11 @@ def check_sink(settings: Settings, *, with_mirrors: bool) -> None:
             with attempt:
                 _check(settings, with_mirrors=with_mirrors)
     except RetryError as error:
-        raise UnreachableError(f"not reached within {REACH_TIME_S:.0f} s: {error.last_attempt.exception()}") from None
+        away = error.last_attempt.exception()
+        setting = "[source] url" if isinstance(away, SourceAway) else "[sink] url"
+        raise UnreachableError(
+            f"not reached within {REACH_TIME_S:.0f} s: {away}; start it, or mend {setting}"
+        ) from None
 
 
 def _check(settings: Settings, *, with_mirrors: bool) -> None:
