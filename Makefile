@@ -19,7 +19,7 @@ help:
 	@echo "make lock           requirements/*.txt made anew from requirements/*.in"
 
 demo: $(INSTALLED)
-	@$(PYTHON) -m servers --dir .local/demo run $(if $(KEEP),--keep) -- $(PYTHON) -m examples.bookshop.demo
+	@$(PYTHON) -m servers --dir .local/demo run -- $(PYTHON) -m examples.bookshop.demo
 
 test: $(INSTALLED)
 	@$(PYTHON) -m servers --dir .local/test run -- $(PYTHON) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)

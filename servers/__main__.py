@@ -31,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("up", help="start them and leave them running")
     commands.add_parser("down", help="end them")
     run = commands.add_parser("run", help="run a command with servers of its own, which end with it: run -- COMMAND")
-    run.add_argument("--keep", action="store_true", help="leave the servers running")
     run.add_argument("words", nargs="+", metavar="COMMAND")
     options = parser.parse_args(arguments)
     try:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _up(options.dir)
         if options.command == "down":
             return _down(options.dir)
-        return _run(options.dir, options.words, keep=options.keep)
+        return _run(options.dir, options.words)
     except ServerError as error:
         print(f"servers: {error}", file=sys.stderr)
         return 1
@@ -76,7 +75,7 @@ def _down(directory: Path) -> int:
     return 0
 
 
-def _run(directory: Path, command: Sequence[str], *, keep: bool) -> int:
+def _run(directory: Path, command: Sequence[str]) -> int:
     if given_servers(os.environ) is not None:
         return _exit_code(command, {})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is to be ended is ended
@@ -87,8 +86,7 @@ def _run(directory: Path, command: Sequence[str], *, keep: bool) -> int:
         try:
             return _exit_code(command, _start(directory).environment())
         finally:
-            if not keep:
-                services.stop()
+            services.stop()
 
 
 def _start(directory: Path) -> Services:

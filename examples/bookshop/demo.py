@@ -35,8 +35,10 @@ BACK_S = 60.0
 COMMAND_S = 90.0
 _LOOK_EVERY_S = 0.02
 _SHOW_EVERY_S = 0.25
-_KILLS = (("worker", 0.25), ("reader", 0.6))
+_KILLS = (("worker", 0.2), ("reader", 0.6))
 """What is killed, and when, as a part of the time that the shop is open."""
+_CALM_S = 2.0
+"""So long the shop stays open after the last one is back: the last numbers shown are those of every day."""
 
 
 class _Killed(NamedTuple):
@@ -107,9 +109,7 @@ class Demo:
     def _open_shop(self, topic: Topic) -> None:
         """Changes come in; two processes are killed; the demo looks on."""
         pulse_books = topic.a_book_of_each_partition()
-        self._screen.title(
-            f"The shop is open for {self._open_s:.0f} s: inserts, updates, deletes, transactions of many rows"
-        )
+        self._screen.title("The shop is open: inserts, updates, deletes, transactions of many rows, and two crashes")
         with closing(self._stage.source()) as source, closing(self._stage.sink()) as sink:
             workload = Workload(source, self._books, pulse_books)
             gauges = Gauges(sink, topic, pulse_books, workload.pulses)
@@ -128,8 +128,9 @@ class Demo:
         shown_s = 0.0
         kills = list(_KILLS)
         killed: _Killed | None = None
+        close_s = began_s + self._open_s
         with self._screen.live() as show:
-            while kills or killed or time.monotonic() - began_s < self._open_s:
+            while kills or killed or time.monotonic() < close_s:
                 workload.must_run()
                 self._pipeline.must_run()
                 gauges.look_for_stamps()
@@ -139,6 +140,7 @@ class Demo:
                     show(now_s - began_s, gauges.read())
                 if killed is not None:
                     killed = self._see_back(killed, gauges)
+                    close_s = max(close_s, time.monotonic() + _CALM_S)
                 elif kills and now_s - began_s >= kills[0][1] * self._open_s:
                     killed = self._kill(kills.pop(0)[0])
                 time.sleep(_LOOK_EVERY_S)
@@ -204,7 +206,9 @@ class Demo:
         self._screen.say(
             f"{PREFIX}.__positions, {PREFIX}.__schemas, {PREFIX}.__jobs: where the reader stands, shapes, jobs"
         )
-        self._screen.title("Look inside" if self._keep else "Look inside (KEEP=1 make demo keeps the servers for it)")
+        self._screen.title(
+            "Look inside" if self._keep else "Look inside (KEEP=1 make demo keeps it all running for that)"
+        )
         for line in self._lines_to_look_inside(group):
             self._screen.say(line, "cyan")
 

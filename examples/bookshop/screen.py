@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from examples.bookshop.gauges import PartitionGauge
 
@@ -30,27 +31,28 @@ class Screen:
 
     def title(self, text: str) -> None:
         """Begin a part of the story."""
-        self._console.print(f"\n{text}", style="bold", markup=False)
+        self._console.print(Text(f"\n{text}", "bold"))
 
     def say(self, text: str, style: str = "") -> None:
         """A sentence, or several lines."""
         for line in text.splitlines():
-            self._console.print(INDENT + line, style=style, markup=False)
+            self._console.print(Text(INDENT + line, style))  # a style given to print() colours a live table as well
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar for as long as the block runs; what is given moves it to so many of ``total``."""
         columns = (TextColumn(INDENT + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        said_s = time.monotonic()
+        said_s, said = time.monotonic(), 0
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task(what, total=total)
 
             def move(completed: int) -> None:
-                nonlocal said_s
+                nonlocal said_s, said
                 progress.update(task, completed=completed)
-                if not self._console.is_terminal and time.monotonic() - said_s >= LINE_EVERY_S:
-                    said_s = time.monotonic()
-                    self.say(f"{what}: {completed:,} of {total:,}")
+                if self._console.is_terminal or completed == said or time.monotonic() - said_s < LINE_EVERY_S:
+                    return
+                said_s, said = time.monotonic(), completed
+                self.say(f"{what}: {completed:,} of {total:,}")
 
             yield move
 
