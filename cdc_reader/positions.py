@@ -51,6 +51,7 @@ class Position:
     (in a GTID stream: ``skip_gtid``) and whose first rows are published (exactness.md R4).
     ``gtids`` is empty where the source has no GTIDs; then file and pos hold for ``server_uuid`` alone.
     ``instance`` is the process that wrote it: the last one is the claim on the topics (R1, R5).
+    ``source_ms``: when the source committed the last transaction before it; 0: not known.  For lag only.
     ``topic_ids``: Kafka's ids of ``__positions`` and ``__jobs``; the tables' ids stand in ``__jobs`` (W7).
     """
 
@@ -63,6 +64,7 @@ class Position:
     ts_ms: int = 0
     instance: str = ""
     topic_ids: str = ""
+    source_ms: int = 0
 
     @property
     def place(self) -> Place:

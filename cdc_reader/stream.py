@@ -119,6 +119,7 @@ class Stream:
         self._skip = position.rows_to_skip
         self._skip_gtid = position.skip_gtid
         self._start_place = position.place
+        self._source_ms = position.source_ms
         self._reset()
 
     def _reset(self) -> None:
@@ -154,8 +155,9 @@ class Stream:
                 f"{self._file} has grown past 4 GiB and the source has no GTIDs: a place in it can't be gone on from; "
                 "run FLUSH BINARY LOGS on the source, then rowflow snapshot --all --start-over"
             )
+        skip_gtid = self._skip_gtid if self._skip else ""
         return Position(
-            self._file, self._pos, gtids, self.server_uuid, self._skip, self._skip_gtid if self._skip else ""
+            self._file, self._pos, gtids, self.server_uuid, self._skip, skip_gtid, source_ms=self._source_ms
         )
 
     def part_position(self) -> Position:
@@ -164,7 +166,8 @@ class Stream:
         gtids = str(self.gtids) if self._with_gtids else ""
         skip_gtid = str(self._gtid) if self._gtid else ""
         start = self._start_place
-        return Position(start.file, start.pos, gtids, self.server_uuid, max(self._images, self._skip), skip_gtid)
+        skip = max(self._images, self._skip)
+        return Position(start.file, start.pos, gtids, self.server_uuid, skip, skip_gtid, source_ms=self._source_ms)
 
     def take(self) -> list[Batch]:
         """Takes the batches that have gathered; the reader publishes them."""
@@ -341,6 +344,7 @@ class Stream:
         if self._gtid is not None:
             self.gtids.add(self._gtid)
         self._file, self._pos = self._event_file, log_pos
+        self._source_ms = self._commit_ms or self._source_ms
         batches, rows, size = self.batches, self.pending_rows, self.pending_bytes
         self._reset()
         self.batches, self.pending_rows, self.pending_bytes = batches, rows, size

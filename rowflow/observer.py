@@ -20,6 +20,7 @@ from rowflow.settings import Settings
 from rowflow.status import (
     DeadLetterLine,
     Partition,
+    SourceEnd,
     Status,
     barrier_lines,
     function_notices,
@@ -57,6 +58,7 @@ class Observer:
         self._prefix = pipeline.prefix
         self._functions = functions
         self._last: _Sample | None = None
+        self._seen_before: SourceEnd | None = None
 
     def look(self) -> Status:
         """The present status; the first look takes a second longer, for the rates."""
@@ -64,6 +66,7 @@ class Observer:
         if self._last is None:
             with _noted(status.problems):
                 self._last = self._sample()
+                self._seen_before = SourceEnd(self._source.place(), _now_ms())
                 time.sleep(SAMPLE_S)
             status.problems.clear()
         with _noted(status.problems):
@@ -86,7 +89,9 @@ class Observer:
         if self._feed.position is None:
             status.problems.append("no reader has committed a position yet: start `rowflow up` or `rowflow reader`")
         else:
-            status.reader = reader_status(self._feed.position, place, time.time_ns() // 1_000_000)
+            now_ms = _now_ms()
+            status.reader = reader_status(self._feed.position, place, now_ms, self._seen_before)
+            self._seen_before = _source_end(place, now_ms)
         states = [self._feed.tables[name] for name in self._followed()]
         status.tables = [table_line(state) for state in states]
         status.problems += [
@@ -113,6 +118,14 @@ class Observer:
     def _sample(self) -> _Sample:
         with self._sink.lend() as session:
             return _Sample(time.monotonic(), overview.progress(session))
+
+
+def _source_end(place: Place | None, at_ms: int) -> SourceEnd | None:
+    return None if place is None else SourceEnd(place, at_ms)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @contextmanager

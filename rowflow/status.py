@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from cdc_reader.positions import Place, Position
 from rowflow.kafka import LogEnds
@@ -28,7 +29,8 @@ _FINISHED_SHOWN = 5
 class ReaderStatus:
     """The reader: its committed place beside the end of the source's binlog.
 
-    ``lag_s``: 0 when it has come to the end, else the age of its last position; None where one of both is unknown.
+    ``lag_s``: all that the source had committed so long ago is in Kafka; 0 at the end of the binlog, None where one of both
+    is unknown.
     """
 
     place: str
@@ -127,12 +129,29 @@ class Status:
         return not self.problems
 
 
-def reader_status(position: Position, source_place: Place | None, now_ms: int) -> ReaderStatus:
-    """The reader's line; its lag is 0 where it has come to the end of the binlog."""
+class SourceEnd(NamedTuple):
+    """Where the source's binlog ended at a moment."""
+
+    place: Place
+    at_ms: int
+
+
+def reader_status(
+    position: Position, source_place: Place | None, now_ms: int, seen_before: SourceEnd | None = None
+) -> ReaderStatus:
+    """The reader's line.
+
+    A reader that lags has all up to the commit of its last transaction; if that was long ago because nothing came, what an
+    earlier look has seen, and it has covered since, says more.
+    """
     lag_s: float | None = None
     if source_place is not None:
-        behind = position.place.order < source_place.order
-        lag_s = max(0.0, (now_ms - position.ts_ms) / 1000) if behind else 0.0
+        has_all_until_ms = position.source_ms or position.ts_ms
+        if _covers(position, source_place):
+            has_all_until_ms = now_ms
+        elif seen_before is not None and _covers(position, seen_before.place):
+            has_all_until_ms = max(has_all_until_ms, seen_before.at_ms)
+        lag_s = max(0.0, (now_ms - has_all_until_ms) / 1000)
     return ReaderStatus(
         place=str(position.place),
         gtids=position.gtids,
@@ -140,6 +159,10 @@ def reader_status(position: Position, source_place: Place | None, now_ms: int) -
         source_place=None if source_place is None else str(source_place),
         lag_s=lag_s,
     )
+
+
+def _covers(position: Position, place: Place) -> bool:
+    return position.place.order >= place.order
 
 
 def table_line(state: TableState) -> TableLine:

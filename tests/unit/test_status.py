@@ -1,5 +1,6 @@
 """What `status` and `wait` make of what they see."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from rowflow.jobs import receipt, requests_for
 from rowflow.kafka import LogEnds
 from rowflow.source import chosen_tables
 from rowflow.status import (
+    SourceEnd,
     Status,
     barrier_lines,
     function_notices,
@@ -91,11 +93,26 @@ def test_rule_c1_each_partitions_progress_has_to_pass_the_logs_end() -> None:
     assert "10" in str(behind)
 
 
-def test_the_readers_lag_is_0_at_the_binlogs_end_and_else_the_age_of_its_position() -> None:
+def test_the_readers_lag_is_0_at_the_binlogs_end() -> None:
     at_end = reader_status(position("binlog.000001", 7), Place("binlog.000001", 7), now_ms=9_999_999)
     assert (at_end.lag_s, at_end.committed_at) == (0.0, "1970-01-01T00:16:40.000Z")
-    assert reader_status(position("binlog.000001", 7), Place("binlog.000001", 8), now_ms=1_002_500).lag_s == 2.5
     assert reader_status(position("binlog.000001", 7), None, now_ms=1_002_500).lag_s is None
+
+
+def test_the_readers_lag_counts_from_the_sources_last_commit_that_it_has() -> None:
+    end = Place("binlog.000001", 8)
+    busy = replace(position("binlog.000001", 7), source_ms=990_000)
+    assert reader_status(busy, end, now_ms=1_000_500).lag_s == 10.5, "it commits, and is behind all the same"
+    assert reader_status(position("binlog.000001", 7), end, now_ms=1_002_500).lag_s == 2.5
+
+
+def test_an_idle_source_is_no_lag() -> None:
+    """What has come after a long silence was not there a second ago."""
+    idle = replace(position("binlog.000001", 7), source_ms=10_000)
+    a_second_ago = SourceEnd(Place("binlog.000001", 7), 1_001_500)
+    assert reader_status(idle, Place("binlog.000001", 8), 1_002_500, a_second_ago).lag_s == 1.0
+    not_covered = SourceEnd(Place("binlog.000001", 8), 1_001_500)
+    assert reader_status(idle, Place("binlog.000001", 8), 1_002_500, not_covered).lag_s == 992.5
 
 
 def test_a_job_has_a_rate_and_an_eta_while_it_reads() -> None:
