@@ -155,7 +155,7 @@ class ShardReader:
         while not self._stopped.is_set():
             try:
                 if self._session is None:
-                    self._session = SourceSession(self._address)
+                    self._session = SourceSession(self._address, read_timeout_s=None)
                 return self._perform(self._session, task)
             except SourceAway as error:
                 log.warning("reading a table waits: %s", error)

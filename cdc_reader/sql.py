@@ -52,6 +52,8 @@ _AWAY = {
     4031,
 }
 NO_SUCH_TABLE = {1146, 1049}
+_READ_TIMEOUT_S = 60.0
+"""Of what the reader itself asks, which is answered in moments: a dead connection must not hold it up for ever."""
 _SYNTAX_ERROR = 1064
 
 
@@ -66,8 +68,13 @@ class QueryFailed(Exception):
 class SourceSession:
     """One connection to the source, in autocommit unless a transaction is started."""
 
-    def __init__(self, address: MysqlAddress, timeout_s: float = 10.0) -> None:
-        """Raises SourceAway or SourceRefused."""
+    def __init__(
+        self, address: MysqlAddress, timeout_s: float = 10.0, read_timeout_s: float | None = _READ_TIMEOUT_S
+    ) -> None:
+        """Raises SourceAway or SourceRefused.
+
+        ``read_timeout_s``: an answer that doesn't come in time is SourceAway; None where it may take as long as it takes.
+        """
         self._address = address
         try:
             self._connection = MySQLdb.connect(
@@ -81,6 +88,7 @@ class SourceSession:
                 connect_timeout=int(timeout_s),
                 autocommit=True,
                 client_flag=CLIENT.FOUND_ROWS,
+                **({"read_timeout": int(read_timeout_s)} if read_timeout_s is not None else {}),
                 **({"ssl_mode": "VERIFY_IDENTITY", "ssl": {"ca": address.ssl_ca}} if address.ssl_ca else {}),
             )
         except MySQLdb.Error as error:

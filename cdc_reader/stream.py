@@ -34,6 +34,8 @@ from schemas.tables import TableName, TableSchema
 _HEADER = struct.Struct("<IBIIIH").unpack_from
 _PLANS_MAX = 4096
 _UNCOUNTED_MAX = 256
+_UNCOUNTED_BYTES_MAX = 1 << 22
+"""Rows put aside keep the buffers that they lie in."""
 _POSITIONS_MAX = 1 << 32
 _PACKET_HEADER_BYTES = 1
 _ERROR_POSITION_PURGED = (1236, 1789)
@@ -136,6 +138,7 @@ class Stream:
         self.pending_bytes = 0
         self._images = 0
         self._uncounted: list[tuple[bytes, bytes, int, int, int]] = []
+        self._uncounted_bytes = 0
         self._parts = 0
         self._savepoints: dict[str, int] = {}
         self._mapped.clear()
@@ -397,7 +400,7 @@ class Stream:
 
     def _roll_back(self, kept: int) -> None:
         """Takes back what is gathered behind the first ``kept`` batches: rows of engines that undo theirs."""
-        if self._parts or kept < 0:
+        if self._parts or self._skip or kept < 0:
             raise SourceStopped(
                 f"the transaction at {self.place_text()} is rolled back, but its first rows are published already; "
                 "the tables that it wrote to have to be read anew: rowflow snapshot --all"
@@ -517,7 +520,9 @@ class Stream:
     def _put_aside(self, body_of_map: bytes, buffer: bytes, body: int, end: int, event_type: int) -> None:
         """Rows that aren't published count too, but only where the transaction goes out in parts."""
         self._uncounted.append((body_of_map, buffer, body, end, event_type))
-        if len(self._uncounted) >= _UNCOUNTED_MAX or self._images < self._skip:
+        self._uncounted_bytes += end - body
+        many = len(self._uncounted) >= _UNCOUNTED_MAX or self._uncounted_bytes >= _UNCOUNTED_BYTES_MAX
+        if many or self._images < self._skip:
             self._count_all()
         self._limit_part()
 
@@ -529,6 +534,7 @@ class Stream:
                 header = events.rows_header(buffer, body, event_type)
                 self._images += count_row_images(body_of_map, header, buffer, end)
         self._uncounted.clear()
+        self._uncounted_bytes = 0
 
     def _limit_part(self) -> None:
         if self.pending_rows >= self._part_rows or (self.pending_bytes >= self._part_bytes and self.batches):

@@ -1,0 +1,72 @@
+"""A TCP proxy that can fall silent: a network that loses packets without closing a connection.
+
+Comes in: a server's port.  Goes out: a port on 127.0.0.1 that leads there, until ``silence``: from then on nothing passes
+on the connections that are open, in either direction, and they stay open.  ``speak`` lets new connections through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+_CHUNK = 1 << 16
+
+
+class SilentProxy:
+    """One listener; a thread for each direction of each connection."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._silent = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self.refused = 0
+        """How many connections were made while it was silent; they are accepted, and nothing is said."""
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def silence(self) -> None:
+        """Let nothing more through."""
+        self._silent.set()
+
+    def speak(self) -> None:
+        """Let new connections through; those that fell silent stay so."""
+        self._silent = threading.Event()
+
+    def close(self) -> None:
+        """Close all."""
+        for each in [self._listener, *self._sockets]:
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                if self._silent.is_set():
+                    self.refused += 1
+                    continue
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets.append(server)
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(source, target, self._silent), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, silent: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(_CHUNK):
+                if silent.is_set():
+                    return
+                target.sendall(chunk)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def silent_proxy(port: int) -> Iterator[SilentProxy]:
+    """A proxy to a port of this machine."""
+    proxy = SilentProxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,302 @@
+"""Jobs step by step: windows, noted keys, what makes a window void, and how far a job is (J2 to J4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import orjson
+
+from cdc_reader.batches import Batch, Origin
+from cdc_reader.followed import FollowedTables, note_published
+from cdc_reader.jobs import JobRunner, Moment
+from cdc_reader.positions import Place, Position
+from cdc_reader.shard_plans import compile_shard_plan
+from cdc_reader.shard_reader import LookResult, LookTask, Result, ShardReader, ShardResult, ShardTask, Task
+from cdc_reader.statements import Kind, Statement
+from schemas.jobs import JobRequest, JobState, JobStatus, TableState, TableStatus, parse_job_record
+from schemas.patterns import TablePatterns
+from schemas.tables import Column, KeyPart, TableName, TableSchema
+
+BOOKS = TableName("shop", "books")
+ID = Column("id", "int", nullable=False)
+TITLE = Column("title", "varchar", 40, charset="utf8mb4", collation="utf8mb4_bin")
+SCHEMA = TableSchema(BOOKS, (ID, TITLE), (KeyPart("id"),))
+WITH_PRICE = TableSchema(BOOKS, (ID, TITLE, Column("price", "int")), (KeyPart("id"),))
+OTHER = TableSchema(BOOKS, (ID,), (KeyPart("id"),))
+ROWS_MAX, PARTITIONS = 3, 2
+UUID, OTHER_UUID = "one", "other"
+FILE = "binlog.000001"
+Row = tuple[bytes | None, ...]
+
+
+class ReaderByHand:
+    """In the place of the thread that reads shards: holds the task, and gives the answer that the test puts there."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.result: Result | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.task is not None
+
+    def start(self, task: Task) -> None:
+        assert self.task is None, "two tasks at a time"
+        self.task = task
+
+    def poll(self) -> Result | None:
+        result, self.result = self.result, None
+        if result is not None:
+            self.task = None
+        return result
+
+
+@dataclass
+class Stand:
+    """A runner, the tables, and the place where the stream is."""
+
+    pos: int = 100
+    uuid: str = UUID
+    reader: ReaderByHand = field(default_factory=ReaderByHand)
+    published: list[Batch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        patterns = TablePatterns.from_settings(["shop.*"])
+        self.tables = FollowedTables(patterns, "p", PARTITIONS, lambda _: True, lower_case=False)
+        self.runner = JobRunner(
+            self.tables, cast(ShardReader, self.reader), "p", lambda names: dict.fromkeys(names, "id"), ROWS_MAX, 10**9
+        )
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(1, 1, "", FILE, self.pos, 2)
+
+    def step(self, pos: int | None = None) -> list[Batch]:
+        self.pos = pos or self.pos
+        batches = self.runner.step(Moment(Position(FILE, self.pos, "", self.uuid), self.origin))
+        note_published(self.tables, batches)
+        self.published += batches
+        return batches
+
+    def looked(self, schema: TableSchema | None, high: int) -> None:
+        assert isinstance(self.reader.task, LookTask)
+        self.reader.result = LookResult(self.reader.task, Place(FILE, high), self.uuid, schema)
+
+    @property
+    def shard(self) -> ShardTask:
+        assert isinstance(self.reader.task, ShardTask)
+        return self.reader.task
+
+    def read(self, ids: Sequence[int], high: int, schema: TableSchema | None = SCHEMA, uuid: str = UUID) -> None:
+        rows = [_row(number, schema or SCHEMA) for number in ids]
+        plan = compile_shard_plan(schema) if schema is not None else None
+        self.reader.result = ShardResult(self.shard, Place(FILE, high), uuid, plan, rows)
+
+    def stream(self, *ids: int) -> None:
+        """The stream publishes changes of these keys."""
+        note_published(
+            self.tables, [Batch("p.shop.books", [(0, b'{"id":%d}' % number, b"", None) for number in ids], BOOKS)]
+        )
+
+    def begin(self) -> Stand:
+        """A first read whose begin barrier is published and whose first window is open."""
+        self.runner.add_first_reads([BOOKS], 1)
+        self.step()
+        self.looked(SCHEMA, self.pos)
+        self.step()
+        self.step()
+        return self
+
+
+def _row(number: int, schema: TableSchema) -> Row:
+    return (b"%d" % number, b"title", b"5")[: len(schema.columns)]
+
+
+def events(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """The ``r`` events."""
+    rows = [batch for batch in batches if batch.topic == "p.shop.books" and batch.partition < 0]
+    return [orjson.loads(message[2] or b"{}") for batch in rows for message in batch.messages]
+
+
+def reads(batches: Sequence[Batch]) -> list[int]:
+    """The ids of the ``r`` events."""
+    return [event["after"]["id"] for event in events(batches)]
+
+
+def barriers(batches: Sequence[Batch]) -> list[str]:
+    found = [batch.messages[0][2] for batch in batches if batch.topic == "p.shop.books" and batch.partition >= 0]
+    return [orjson.loads(value or b"{}")["barrier"]["kind"] for value in found]
+
+
+def records(batches: Sequence[Batch], kind: type[Any]) -> list[Any]:
+    found = [
+        parse_job_record(message[1], message[2] or b"{}")
+        for batch in batches
+        if batch.topic == "p.__jobs"
+        for message in batch.messages
+    ]
+    return [record for record in found if isinstance(record, kind)]
+
+
+def test_a_first_read_begins_with_schema_barriers_and_state_together() -> None:
+    stand = Stand()
+    stand.runner.add_first_reads([BOOKS], 1)
+    assert stand.step() == []
+    stand.looked(SCHEMA, high=150)
+    assert stand.step(149) == [], "the look's place isn't reached"
+    batches = stand.step(150)
+    assert batches[0].topic == "p.__schemas"
+    assert barriers(batches) == ["begin"] * PARTITIONS
+    assert [state.status for state in records(batches, TableState)] == [TableStatus.FIRST_READ]
+    assert [state.status for state in records(batches, JobState)] == [JobStatus.READING]
+    stand.step(160)
+    assert stand.shard.window.pos == 160, "the window is opened at the stream's own position"
+    assert stand.shard.after is None
+
+
+def test_rule_j2_rows_whose_keys_were_published_in_the_window_are_dropped() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2, 3], high=300)
+    stand.stream(2)
+    assert stand.step(299) == [], "high isn't reached"
+    stand.stream(3, 7)
+    batches = stand.step(300)
+    assert reads(batches) == [1]
+    (state,) = records(batches, JobState)
+    assert (state.rows_read, state.rows_dropped, state.rows_published) == (3, 2, 1)
+    assert state.high == f"{FILE}:300"
+
+
+def test_rule_j2_each_window_notes_keys_for_itself() -> None:
+    stand = Stand()
+    stand.stream(1)
+    stand.begin()
+    stand.read([1, 2, 3], high=200)
+    stand.stream(5)
+    assert reads(stand.step(200)) == [1, 2, 3], "what was published before the window is older than its rows"
+    stand.step(210)
+    stand.read([4, 5], high=220)
+    batches = stand.step(220)
+    assert reads(batches) == [4, 5]
+    assert [state.status for state in records(batches, TableState)] == [TableStatus.FOLLOWED]
+    assert [state.status for state in records(batches, JobState)] == [JobStatus.DONE]
+    assert stand.runner.idle
+
+
+def test_rule_j3_a_window_with_a_barrier_in_it_is_read_again() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2, 3], high=200)
+    stand.tables.statement(Statement(Kind.TRUNCATE, (BOOKS,)), stand.origin)
+    assert reads(stand.step(200)) == []
+    assert stand.shard.after is None
+    assert stand.shard.window.pos == 200
+    stand.read([], high=205)
+    assert records(stand.step(205), JobState)[0].rows_published == 0
+
+
+def test_rule_j3_a_window_with_another_server_in_it_is_read_again() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2, 3], high=10**9, uuid=OTHER_UUID)
+    assert reads(stand.step(200)) == [], "places of two servers can't be compared"
+    stand.read([1, 2, 3], high=200)
+    assert reads(stand.step(200)) == [1, 2, 3]
+
+
+def test_rule_j3_new_columns_get_their_barrier_before_the_rows() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2], high=200, schema=WITH_PRICE)
+    batches = stand.step(200)
+    assert barriers(batches) == ["schema"] * PARTITIONS
+    assert reads(batches) == [1, 2]
+    assert [batch.partition for batch in batches if batch.topic == "p.shop.books"] == [0, 1, -1]
+    assert {event["source"]["schema"] for event in events(batches)} == {WITH_PRICE.fingerprint}
+
+
+def test_rule_j3_rows_of_an_old_schema_are_not_published_behind_its_change() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2], high=200)
+    stand.tables.changed(BOOKS, WITH_PRICE, stand.origin)
+    assert reads(stand.step(200)) == []
+    assert stand.shard.schema == WITH_PRICE
+
+
+def test_a_table_whose_shape_changes_otherwise_stands_still_and_the_job_fails() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2], high=200, schema=OTHER)
+    batches = stand.step(200)
+    assert reads(batches) == []
+    assert records(batches, TableState)[-1].status == TableStatus.STANDS_STILL
+    assert records(batches, JobState)[-1].status == JobStatus.FAILED
+    assert stand.runner.idle
+
+
+def test_a_table_that_is_gone_or_has_no_key_stands_still() -> None:
+    for schema, why in ((None, "no table"), (replace(SCHEMA, primary_key=()), "ADD PRIMARY KEY")):
+        stand = Stand()
+        stand.runner.add_first_reads([BOOKS], 1)
+        stand.step()
+        stand.looked(schema, 100)
+        batches = stand.step()
+        assert why in records(batches, JobState)[-1].reason
+        assert barriers(batches) == []
+
+
+def test_rule_j4_how_far_the_rows_go_is_said_with_them_and_a_crash_goes_on_from_there() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2, 3], high=200)
+    batches = stand.step(200)
+    (state,) = records(batches, JobState)
+    assert reads(batches) == [1, 2, 3]
+    assert state.last_key == [b"3".hex()]
+
+    requests = [JobRequest("shop", "books", state.id, "first read", 1)]
+    restarted = Stand(pos=400)
+    table_state = records(stand.published, TableState)[-1]
+    restarted.tables.load([table_state], {(BOOKS, SCHEMA.fingerprint): SCHEMA})
+    restarted.runner.load(requests, [state])
+    restarted.runner.add_first_reads([BOOKS], 2)
+    restarted.step()
+    assert restarted.shard.after == (b"3",)
+    assert restarted.shard.window.pos == 400, "the rest is read in a new window"
+    restarted.read([4], high=410)
+    batches = restarted.step(410)
+    assert reads(batches) == [4]
+    assert barriers(restarted.published) == []
+    (done,) = records(batches, JobState)
+    assert (done.rows_read, done.status) == (4, JobStatus.DONE)
+
+    again = Stand()
+    again.tables.load([table_state], {(BOOKS, SCHEMA.fingerprint): SCHEMA})
+    again.runner.load(requests, [done])
+    assert again.runner.idle, "a job that is done isn't run again"
+
+
+def test_rule_r8_rows_of_later_jobs_are_counted_on() -> None:
+    stand = Stand().begin()
+    stand.read([1, 2], high=200)
+    stand.step(200)
+    stand.runner.add(JobRequest("shop", "books", "again", "command line", 5))
+    stand.runner.add(JobRequest("shop", "books", "again", "command line", 6))
+    stand.step()
+    stand.looked(SCHEMA, 200)
+    assert barriers(stand.step()) == ["begin"] * PARTITIONS
+    stand.step()
+    stand.read([1, 2], high=200)
+    batches = stand.step(200)
+    assert [event["source"]["row"] for event in events(batches)] == [2, 3]
+    assert stand.runner.idle
+
+
+def test_shards_grow_smaller_where_rows_are_large() -> None:
+    stand = Stand()
+    stand.runner = JobRunner(
+        stand.tables, cast(ShardReader, stand.reader), "p", lambda names: dict.fromkeys(names, "id"), 1_000, 60_000
+    )
+    stand.begin()
+    assert stand.shard.rows_max == 1_000
+    stand.read(range(1_000), high=200)
+    stand.step(200)
+    stand.step(201)
+    assert 50 <= stand.shard.rows_max < 400
