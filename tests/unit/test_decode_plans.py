@@ -27,7 +27,7 @@ _GOOD = b"\0" + b"\7\0\0\0" + b"\4Moby"
 _BAD = b"\0" + b"\7\0\0\0" + b"\2\xff\xfe"
 
 
-def _schema_file(part: str) -> dict[str, Any]:
+def schema_file(part: str) -> dict[str, Any]:
     schema: dict[str, Any] = orjson.loads(
         (Path(__file__).parents[2] / "schemas" / f"change_event_{part}.schema.json").read_bytes()
     )
@@ -44,9 +44,9 @@ def test_events_and_barriers_fit_the_json_schemas() -> None:
     barrier = Barrier("1", BarrierKind.TRUNCATE, _SCHEMA.fingerprint)
     messages += [message for batch in barrier_batches("t", 1, _HEAD, _ORIGIN, barrier) for message in batch.messages]
     for _, key, value, _ in messages:
-        jsonschema.validate(orjson.loads(key), _schema_file("key"))
+        jsonschema.validate(orjson.loads(key), schema_file("key"))
         if value is not None:
-            jsonschema.validate(orjson.loads(value), _schema_file("value"))
+            jsonschema.validate(orjson.loads(value), schema_file("value"))
     assert [orjson.loads(value)["op"] for _, _, value, _ in messages if value] == ["c", "u", "d", "t"]
 
 
