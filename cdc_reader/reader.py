@@ -50,6 +50,9 @@ _BACK_OFF_MIN_S = 0.1
 _BACK_OFF_MAX_S = 5.0
 _PART_TIME_S = 5.0
 """A Kafka transaction that is open for so long ends in the middle of a source transaction if need be (R3)."""
+_BEHIND_MS = 500
+_GATHER_S = 0.05
+"""A reader that catches up commits this seldom: the server sends in bursts, and a commit for each would slow both."""
 _MS = 1000
 
 
@@ -317,6 +320,8 @@ class _Session:
         stream = self._stream
         while not self._stopping.is_set():
             timeout_s = _RECEIVE_IDLE_S if self._jobs.idle else _STEP_EVERY_S
+            if self._publisher.open:
+                timeout_s = min(timeout_s, _GATHER_S)
             chunk = connection.receive(timeout_s)
             stream.now_ms = now_ms()
             if chunk is not None:
@@ -342,6 +347,11 @@ class _Session:
         config, publisher = self._config, self._publisher
         return publisher.rows >= config.transaction_rows or now_s - publisher.open_since_s >= config.transaction_time_s
 
+    def _gathers(self, now_s: float) -> bool:
+        """Whether nothing waits just now, but more is on its way: the last transaction is old already."""
+        behind = self._stream.now_ms - self._stream.source_ms > _BEHIND_MS
+        return behind and now_s - self._publisher.open_since_s < _GATHER_S
+
     def _publish_part(self) -> None:
         """A large transaction: what of it is decoded goes out, with the place in the middle of it (R4)."""
         batches = self._stream.take_part()
@@ -360,7 +370,7 @@ class _Session:
             if publisher.open and now_s - publisher.open_since_s >= _PART_TIME_S:
                 self._publish_part()
             return
-        if publisher.open and (not more_waits or self._is_full(now_s)):
+        if publisher.open and (self._is_full(now_s) or not (more_waits or self._gathers(now_s))):
             self._commit(stream.position())
         elif not publisher.open and now_s - self._committed_s >= _IDLE_POSITION_S:
             committed = publisher.committed

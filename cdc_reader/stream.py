@@ -121,7 +121,7 @@ class Stream:
         self._skip = position.rows_to_skip
         self._skip_gtid = position.skip_gtid
         self._start_place = position.place
-        self._source_ms = position.source_ms
+        self.source_ms = position.source_ms
         self._reset()
 
     def _reset(self) -> None:
@@ -160,7 +160,7 @@ class Stream:
             )
         skip_gtid = self._skip_gtid if self._skip else ""
         return Position(
-            self._file, self._pos, gtids, self.server_uuid, self._skip, skip_gtid, source_ms=self._source_ms
+            self._file, self._pos, gtids, self.server_uuid, self._skip, skip_gtid, source_ms=self.source_ms
         )
 
     def part_position(self) -> Position:
@@ -170,7 +170,7 @@ class Stream:
         skip_gtid = str(self._gtid) if self._gtid else ""
         start = self._start_place
         skip = max(self._images, self._skip)
-        return Position(start.file, start.pos, gtids, self.server_uuid, skip, skip_gtid, source_ms=self._source_ms)
+        return Position(start.file, start.pos, gtids, self.server_uuid, skip, skip_gtid, source_ms=self.source_ms)
 
     def take(self) -> list[Batch]:
         """Takes the batches that have gathered; the reader publishes them."""
@@ -347,7 +347,7 @@ class Stream:
         if self._gtid is not None:
             self.gtids.add(self._gtid)
         self._file, self._pos = self._event_file, log_pos
-        self._source_ms = self._commit_ms or self._source_ms
+        self.source_ms = self._commit_ms or self.source_ms
         batches, rows, size = self.batches, self.pending_rows, self.pending_bytes
         self._reset()
         self.batches, self.pending_rows, self.pending_bytes = batches, rows, size
