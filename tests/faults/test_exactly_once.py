@@ -114,7 +114,10 @@ class Killing:
                 self._must_die(dying, point)
                 assert self.shop.reader_lags(), f"{point}: no lag"
             self.deaths[point] += 1
+        begin = self.shop.committed_place()
         self.start("reader")
+        # Servers are restarted next: a reader that can't reach Kafka at its start is refused, with exit code 3.
+        self._wait_change(self.shop.committed_place, begin, "the last reader to go on")
 
     def _kill_reader_somewhere(self) -> None:
         """SIGKILL; it lands when what the source had before is not committed after it."""
