@@ -159,9 +159,7 @@ class Stream:
                 "run FLUSH BINARY LOGS on the source, then rowflow snapshot --all --start-over"
             )
         skip_gtid = self._skip_gtid if self._skip else ""
-        return Position(
-            self._file, self._pos, gtids, self.server_uuid, self._skip, skip_gtid, source_ms=self.source_ms
-        )
+        return Position(self._file, self._pos, gtids, self.server_uuid, self._skip, skip_gtid, source_ms=self.source_ms)
 
     def part_position(self) -> Position:
         """The position in the middle of a transaction: its start, and the row images before the next event (R4)."""
