@@ -55,6 +55,7 @@ def _wrap_reader(point: str, pass_by: Callable[[], None]) -> None:
 
     def commit_and_die(self: TransactionalProducer) -> None:
         if point == "before_kafka_commit":
+            self._produce_waiting()
             self._producer.flush(10)
             pass_by()
         commit(self)
@@ -64,6 +65,7 @@ def _wrap_reader(point: str, pass_by: Callable[[], None]) -> None:
     def add_and_die(self: TransactionalProducer, batches: Any) -> None:
         add(self, batches)
         if point == "in_kafka_transaction" and any(batch.table is not None for batch in batches):
+            self._produce_waiting()
             self._producer.flush(10)
             pass_by()
 

@@ -18,8 +18,6 @@ from tests.helpers import ServiceAddresses, execute
 from tests.processes import Pipeline, Program, pipeline, waiting_workers
 from tests.topics import read_topics
 
-pytestmark = pytest.mark.soak
-
 SESSION_S = 3.0
 GOES_ON_S = 60.0
 STOPPED = "T"

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from tests.helpers import ServiceAddresses, execute
 from tests.processes import Pipeline, pipeline, waiting_workers
-
-pytestmark = pytest.mark.soak
 
 ROWS = 60
 
