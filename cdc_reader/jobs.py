@@ -83,8 +83,14 @@ class JobRunner:
     # ---- requests ----
 
     def load(self, requests: Iterable[JobRequest], states: Iterable[JobState]) -> None:
-        """Takes over what was asked and done before; a start over puts its table back to pending."""
+        """Takes over what was asked and done before, what was begun first; a start over puts its table back to pending.
+
+        A first read has no request in ``__jobs``: its state stands for it.
+        """
         self._states = {state.id: state for state in states}
+        for state in self._states.values():
+            if state.open:
+                self.add(JobRequest(state.db, state.table, state.id, state.origin, state.started_ms, state.fresh))
         for request in requests:
             self.add(request)
 

@@ -2,33 +2,89 @@
 
 ``python -m tests.faults.broken WHAT reader|worker ...``: what follows WHAT is Rowflow's own command line.
 
-low_not_waited_for    a shard is read without waiting until its window's position is visible (exactness.md J1, J2)
-without_agent         no Faust agent takes the slices
+low_from_binary_log_status  a shard's low watermark is SHOW BINARY LOG STATUS, taken before the SELECT (exactness.md J1)
+without_agent               no Faust agent takes the slices
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
 import faust
 
-from cdc_reader.positions import Position
+from cdc_reader import reader
+from cdc_reader.batches import Batch
+from cdc_reader.followed import FollowedTables, note_published
+from cdc_reader.jobs import JobRunner
+from cdc_reader.positions import Place, Position
 from cdc_reader.shard_reader import ShardReader
-from cdc_reader.sql import SourceSession
+from cdc_reader.sql import SourceSession, binlog_status
 from rowflow.main import main as run
 from stream_app import app as worker_app
 from stream_app.transport import build_app
+from tests.faults.small_shards import limit_shards
+
+SHARD_ROWS = 100
 
 
-def low_not_waited_for() -> None:
-    """Take the wait out."""
+class _LowFromStatus:
+    """Windows that reach from the binlog's end before the SELECT to its end behind it."""
 
-    def wait_visible(self: ShardReader, session: SourceSession, window: Position) -> bool:
+    def __init__(self) -> None:
+        self._low: Place | None = None
+        self._published: dict[bytes, Place] = {}
+        self._stream_place: Place | None = None
+
+    def wait_visible(self, shard_reader: ShardReader, session: SourceSession, window: Position) -> bool:
+        self._low = binlog_status(session).place
         return True
 
-    patch.object(ShardReader, "_wait_visible", wait_visible).start()
+    def transaction_done(self, session: Any) -> None:
+        self._stream_place = session._stream.place
+        self._original_done(session)
+
+    def note(self, tables: FollowedTables, batches: Sequence[Batch]) -> None:
+        note_published(tables, batches)
+        place = self._stream_place
+        if place is not None:
+            self._published.update(
+                (message[1], place) for batch in batches if batch.table for message in batch.messages
+            )
+
+    def publish_shard(
+        self, runner: JobRunner, job: Any, table: Any, result: Any, noted: set[bytes], moment: Any
+    ) -> Any:
+        low = self._low
+        assert low is not None
+        inside = {key for key in noted if self._published[key].order > low.order}
+        return self._original_publish(runner, job, table, result, inside, moment)
+
+    def start(self) -> None:
+        """Put it in the place of what the rules say."""
+        self._original_done = reader._Session._transaction_done
+        self._original_publish = JobRunner._publish_shard
+        patch.object(ShardReader, "_wait_visible", _as_method(self.wait_visible)).start()
+        patch.object(reader._Session, "_transaction_done", _as_method(self.transaction_done)).start()
+        patch.object(reader, "note_published", self.note).start()
+        patch.object(JobRunner, "_publish_shard", _as_method(self.publish_shard)).start()
+
+
+def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method as what a class may hold: it is given the instance too."""
+
+    def method(*given: Any) -> Any:
+        return function(*given)
+
+    return method
+
+
+def low_from_binary_log_status() -> None:
+    """Note keys from there on only."""
+    limit_shards(SHARD_ROWS)
+    _LowFromStatus().start()
 
 
 def without_agent() -> None:
@@ -42,7 +98,7 @@ def without_agent() -> None:
     patch.object(worker_app, "build_app", build_without).start()
 
 
-WHATS = {what.__name__: what for what in (low_not_waited_for, without_agent)}
+WHATS = {what.__name__: what for what in (low_from_binary_log_status, without_agent)}
 
 
 def main(what: str, *command_line: str) -> int:

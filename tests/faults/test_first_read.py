@@ -1,0 +1,97 @@
+"""First reads while clients write the same keys: exactness.md J1 to J4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from servers.mysql import MysqlServer
+from tests import oracle
+from tests.fire import make_table, older_reads, under_fire
+from tests.helpers import ServiceAddresses
+from tests.processes import Pipeline, pipeline
+from tests.topics import read_topics
+
+TRIES = 3
+
+
+@pytest.fixture(scope="module")
+def slow_source(services: ServiceAddresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceAddresses]:
+    """This run's Kafka and sink, with a source of this file's own: its commits are made slow for all of its sessions."""
+    options = {"innodb_buffer_pool_size": "128M", "innodb_redo_log_capacity": "128M"}
+    mysql = MysqlServer(tmp_path_factory.mktemp("mysql"), options)
+    mysql.start()
+    yield replace(services, source_url=mysql.root_url, source_root_url=mysql.root_url)
+    mysql.stop()
+
+
+def rows_published(shop: Pipeline) -> int:
+    """How many rows the first read has published, as ``__jobs`` says."""
+    topic = f"{shop.prefix}.__jobs"
+    if topic not in shop.admin.list_topics(timeout=10).topics:
+        return 0
+    states = [
+        event.value for event in read_topics(shop.addresses.bootstrap_servers, [topic]) if event.key["kind"] == "state"
+    ]
+    return int(states[-1]["rows_read"]) if states and states[-1] else 0
+
+
+def first_read_under_fire(
+    addresses: ServiceAddresses, directory: Path, rows: int, launcher: Sequence[str] = ("rowflow.main",)
+) -> None:
+    """The whole of it: writers on the same keys, the reader killed twice in the middle, all equal at the end."""
+    with pipeline(addresses, directory) as shop:
+        make_table(shop, rows)
+        with under_fire(shop, rows) as writers:
+            reader = shop.start("reader", launcher=launcher)
+            for part in (0.1, 0.4):
+                shop.until(lambda least=part: rows_published(shop) > rows * least, 60, f"{part:.0%} of the rows")  # type: ignore[misc]
+                reader.kill()
+                assert rows_published(shop) < rows, "the first read was over before the kill"
+                reader = shop.start("reader", launcher=launcher)
+            worker = shop.start("worker")
+            shop.wait_followed("fire", timeout_s=120)
+            written = sum(writer.written for writer in writers)
+        shop.wait(120)
+        assert written > rows // 20, "the writers wrote too little"
+        events = read_topics(addresses.bootstrap_servers, [shop.topic("fire")])
+        with shop.source() as source, shop.sink() as sink:
+            oracle.report(oracle.topic_differences(source, shop.database, "fire", events))
+            oracle.report(oracle.sink_differences(source, shop.database, sink, shop.sink_schema, ["fire"]))
+        oracle.report(older_reads(events))
+        oracle.report(oracle.broken_histories(events, complete=False))
+        oracle.report(oracle.doubled(events))
+        assert sum(event.op == "r" for event in events) > rows // 2
+        assert [program.stop() for program in (reader, worker)] == [0, 0]
+
+
+def test_rule_j2_a_first_read_under_fire_with_the_reader_killed_twice(
+    slow_source: ServiceAddresses, tmp_path: Path
+) -> None:
+    first_read_under_fire(slow_source, tmp_path, rows=20_000, launcher=("tests.faults.small_shards", "500"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_rule_j2_a_large_first_read_under_fire(slow_source: ServiceAddresses, tmp_path: Path) -> None:
+    first_read_under_fire(slow_source, tmp_path, rows=200_000)
+
+
+def test_rule_j1_low_taken_from_show_binary_log_status_loses_updates(
+    slow_source: ServiceAddresses, tmp_path: Path
+) -> None:
+    """The test above would notice: such reads find rows older than what the stream has passed."""
+    rows = 8_000
+    for attempt in range(TRIES):
+        with pipeline(slow_source, tmp_path / str(attempt)) as shop:
+            make_table(shop, rows)
+            with under_fire(shop, rows, changes=40):
+                shop.start("reader", launcher=("tests.faults.broken", "low_from_binary_log_status"))
+                shop.wait_followed("fire")
+            events = read_topics(slow_source.bootstrap_servers, [shop.topic("fire")])
+            if older_reads(events):
+                return
+    pytest.fail(f"{TRIES} first reads with low from SHOW BINARY LOG STATUS, and none has lost an update")
