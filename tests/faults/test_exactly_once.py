@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,8 +27,6 @@ from tests.helpers import ServiceAddresses, connected, execute
 from tests.processes import Pipeline, Program, pipeline
 from tests.topics import Event, read_topics
 from tests.workload import TABLES, Workload, create_tables
-
-pytestmark = pytest.mark.soak
 
 SIGNAL = "SIGKILL"
 LANDED_TRIES = 8
@@ -79,7 +77,7 @@ class Killing:
     shop: Pipeline
     seed: int
     writers: Sequence[Workload]
-    deaths: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    deaths: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._readers_choice = random.Random(self.seed)
@@ -137,6 +135,7 @@ class Killing:
 
     def _kill_workers(self, points: Sequence[str], count: int) -> None:
         left = list(points)
+        missed = 0
         while left:
             self._keep_workers(count - 1)
             if left[0] == SIGNAL:
@@ -150,8 +149,13 @@ class Killing:
             dying = [self.start("worker", point, self._workers_choice.randrange(1, 12)) for point in batch]
             for program, point in zip(dying, batch, strict=True):
                 self._must_die(program, point)
-                self.deaths[point] += 1
-            assert self.shop.sink_lag() > 0, f"{batch}: no lag"
+            if self.shop.sink_lag() > 0:
+                self.deaths.update(batch)
+                continue
+            # The commit was of a look at the progress, and nothing waited: such a death doesn't count.
+            missed += 1
+            assert missed < LANDED_TRIES, f"no death at {batch} in {LANDED_TRIES} has landed while there was lag"
+            left = [*batch, *left]
         self._keep_workers(count)
 
     def _kill_worker_somewhere(self, count: int) -> None:
@@ -288,7 +292,7 @@ def _assert_deaths(killing: Killing, least: int) -> None:
         assert deaths[point] >= 1, dict(deaths)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_exactly_once_through_twenty_deaths(tmp_path: Path) -> None:
     _assert_deaths(_play(tmp_path, SHORT, seed=20261124), least=20)
 
