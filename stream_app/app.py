@@ -66,8 +66,8 @@ class TargetFactory(Protocol):
         """The target of this worker."""
 
 
-class _Ended(BaseException):
-    """A signal came before Faust's worker ran."""
+class _Ended(SystemExit):
+    """A signal came before Faust's worker handles them; asyncio and Faust let a SystemExit through."""
 
 
 def run_worker(config: WorkerConfig, make_target: TargetFactory) -> int:
@@ -79,20 +79,21 @@ def run_worker(config: WorkerConfig, make_target: TargetFactory) -> int:
         logging.getLogger(name).setLevel(level)
     data_directory = tempfile.mkdtemp(prefix="rowflow-worker-")
     stopping = Stopping(config.stop_timeout_s, lambda: shutil.rmtree(data_directory, ignore_errors=True))
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        stopping.begin()
+        raise _Ended
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, end)
     try:
         _Worker(config, make_target, stopping, data_directory).run()
     except _Ended:
         return stopping.finish()
-    except SystemExit as end:
-        return stopping.finish(end.code if isinstance(end.code, int) else 1)
+    except SystemExit as ended:
+        return stopping.finish(ended.code if isinstance(ended.code, int) else 1)
     except RowflowError as error:
         return stopping.finish_with(error)
-
-
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Ended
 
 
 class _Worker:

@@ -28,7 +28,8 @@ class Stopping:
     def __init__(self, timeout_s: float, clean_up: Callable[[], None]) -> None:
         self._timeout_s = timeout_s
         self._clean_up = clean_up
-        self._lock = threading.Lock()
+        # Signals are handled in the main thread, which may hold the lock just then.
+        self._lock = threading.RLock()
         self._failure: RowflowError | None = None
         self._begun = False
         self._exit_code: int | None = None

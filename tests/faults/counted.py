@@ -1,12 +1,13 @@
 """A prefix, a sink schema and workers that count: what the torture and the slices' tests are played on."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,9 @@ class Stage:
                 " VALUES (NEW.topic, NEW.partition_id, OLD.next_offset, NEW.next_offset)",
             )
 
-    def start_worker(self, slice_rows: int = 200, log_end_patience_s: float = 30.0) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, slice_rows: int = 200, log_end_patience_s: float = 30.0, variables: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start one more worker."""
         log = self.log_directory / f"{self.prefix}-{len(self.workers)}-{time.time_ns() // 1_000_000}.log"
         command = [sys.executable, "-m", "tests.faults.counting_worker"]
@@ -107,6 +110,7 @@ class Stage:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, **(variables or {})},
             )
         self.workers.append(worker)
         return worker

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,7 @@ from stream_app.places import TopicPartition
 from stream_app.schema_topic import SchemaTopic
 
 BARRIER = b"barrier:"
+EARLY_SIGTERM = "ROWFLOW_TEST_EARLY_SIGTERM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,17 @@ def stale_commit_on_sigwinch() -> None:
     setattr(transport.SliceThread, "commit_in_thread", commit_in_thread)  # noqa: B010 - as above
 
 
+def sigterm_before_its_handler() -> None:
+    """Let SIGTERM come while the loop runs a callback, before Faust's worker handles it: asyncio catches what is raised."""
+    original = transport._Worker.execute_from_commandline
+
+    def execute_from_commandline(self: transport._Worker) -> NoReturn:
+        self.loop.call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        original(self)
+
+    setattr(transport._Worker, "execute_from_commandline", execute_from_commandline)  # noqa: B010 - as above
+
+
 def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str, log_end_patience_s: str) -> int:
     """Run until a signal."""
     logging.basicConfig(
@@ -164,6 +177,8 @@ def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str, lo
     patch.object(app, "LOG_END_PATIENCE_S", float(log_end_patience_s)).start()
     seek_back_on_sighup()
     stale_commit_on_sigwinch()
+    if EARLY_SIGTERM in os.environ:
+        sigterm_before_its_handler()
     sink = SinkConfig(sink_address(sink_url), prefix)
     return run_worker(WorkerConfig(prefix, bootstrap_servers, sink, slice_rows_max=int(slice_rows)), make_target)
 

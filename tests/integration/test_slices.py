@@ -21,6 +21,7 @@ from MySQLdb.connections import Connection
 
 from schemas.topics import jobs_topic
 from tests.faults.counted import Stage
+from tests.faults.counting_worker import EARLY_SIGTERM
 from tests.helpers import ServiceAddresses, execute, wait_until
 
 SOON_S = 40.0
@@ -374,6 +375,13 @@ def test_a_signal_ends_a_worker_cleanly_within_ten_seconds(stage: Stage, counted
     worker.send_signal(number)
     assert worker.wait(10) == 0
     assert set(Path("/tmp").glob("rowflow-worker-*")) < directories  # noqa: S108
+    assert "Traceback" not in log_of(stage, worker)
+
+
+def test_a_signal_that_comes_before_faust_handles_them_ends_the_worker(stage: Stage, counted: Connection) -> None:
+    worker = stage.start_worker(variables={EARLY_SIGTERM: "1"})
+    assert worker.wait(20) == 0
+    assert "cut off" not in log_of(stage, worker)
     assert "Traceback" not in log_of(stage, worker)
 
 
