@@ -26,6 +26,7 @@ from tests.helpers import connected, execute, unique_name, wait_until
 
 CATCH_UP_S = 90.0
 WORKERS_MAX = 3
+GONE_S = 12.0
 
 
 @dataclasses.dataclass
@@ -141,12 +142,16 @@ class Torture:
         worker.terminate()
         self._report.deeds["SIGTERM"] += 1
 
+        due_s = time.monotonic() + GONE_S
+
         def must_be_gone() -> None:
-            if worker.poll() is None:
-                self._report.died.append(f"{worker.pid} still there 12 s after SIGTERM")
+            try:
+                worker.wait(max(0.0, due_s - time.monotonic()))  # the torture may be over before
+            except subprocess.TimeoutExpired:
+                self._report.died.append(f"{worker.pid} still there {GONE_S:g} s after SIGTERM")
                 worker.kill()
 
-        self._later.append((time.monotonic() + 12, must_be_gone))
+        self._later.append((due_s, must_be_gone))
 
     def _suspend(self) -> None:
         worker = self._random.choice(self._alive())
