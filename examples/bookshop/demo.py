@@ -52,10 +52,11 @@ class _Killed(NamedTuple):
 class Demo:
     """One telling of the story."""
 
-    def __init__(self, stage: Stage, *, books: int, open_s: float, keep: bool) -> None:
+    def __init__(self, stage: Stage, *, books: int, open_s: float, kills: bool, keep: bool) -> None:
         self._stage = stage
         self._books = books
         self._open_s = open_s
+        self._kills = _KILLS if kills else ()
         self._keep = keep
         self._screen = Screen()
         self._mirror = f"{stage.sink_schema}.{TABLE.partition('.')[2]}"
@@ -109,7 +110,8 @@ class Demo:
     def _open_shop(self, topic: Topic) -> None:
         """Changes come in; two processes are killed; the demo looks on."""
         pulse_books = topic.a_book_of_each_partition()
-        self._screen.title("The shop is open: inserts, updates, deletes, transactions of many rows, and two crashes")
+        crashes = ", and two crashes" if self._kills else ""
+        self._screen.title(f"The shop is open: inserts, updates, deletes, transactions of many rows{crashes}")
         with closing(self._stage.source()) as source, closing(self._stage.sink()) as sink:
             workload = Workload(source, self._books, pulse_books)
             gauges = Gauges(sink, topic, pulse_books, workload.pulses)
@@ -126,7 +128,7 @@ class Demo:
     def _look_on(self, workload: Workload, gauges: Gauges) -> None:
         began_s = time.monotonic()
         shown_s = 0.0
-        kills = list(_KILLS)
+        kills = list(self._kills)
         killed: _Killed | None = None
         close_s = began_s + self._open_s
         with self._screen.live() as show:
@@ -271,12 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--books", type=int, default=20_000, help="how many to begin with (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long the shop is open (default: %(default)s)")
+    parser.add_argument("--no-kills", action="store_true", help="kill nobody: shorter by what coming back takes")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended
     try:
         stage = Stage.from_environment(os.environ, options.dir)
         keep = os.environ.get("KEEP", "") not in {"", "0"}
-        Demo(stage, books=options.books, open_s=options.seconds, keep=keep).tell()
+        Demo(stage, books=options.books, open_s=options.seconds, kills=not options.no_kills, keep=keep).tell()
     except DemoError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1

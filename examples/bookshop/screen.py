@@ -21,6 +21,8 @@ from examples.bookshop.gauges import PartitionGauge
 
 LINE_EVERY_S = 2.0
 INDENT = "  "
+_LONG = 30
+"""A column with a text longer than this takes the room that the others leave."""
 
 
 class Screen:
@@ -75,12 +77,15 @@ class Screen:
             yield show
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A few rows."""
+        """A few rows; where the terminal is too narrow, long texts are cut, and nothing else."""
+        texts = [["NULL" if value is None else _on_one_line(value) for value in row] for row in rows]
         table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            table.add_row(*("NULL" if value is None else _on_one_line(value) for value in row))
+        for number, column in enumerate(columns):
+            long = any(len(row[number]) > _LONG for row in texts)
+            table.add_column(column, no_wrap=True, overflow="ellipsis", ratio=1 if long else None)
+            table.expand |= long
+        for row in texts:
+            table.add_row(*row)
         self._console.print(Padding(table, (0, 0, 0, len(INDENT))), soft_wrap=False)
 
 
