@@ -12,8 +12,10 @@ import json
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from jsonschema import Draft202012Validator
 from MySQLdb.connections import Connection
 
 from tests.helpers import execute
@@ -22,6 +24,7 @@ from tests.topics import Event
 Row = dict[str, Any]
 Key = tuple[tuple[str, Any], ...]
 FINDINGS_MAX = 8
+_SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
 _INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint", "year", "bit"}
 _TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
 _SPATIAL = {
@@ -196,6 +199,20 @@ def doubled(events: Iterable[Event]) -> list[str]:
         if event.value is not None and event.op not in ("m", "t")
     )
     return [f"{name} is there {count} times" for name, count in names.items() if count > 1]
+
+
+def unlike_schema_files(events: Iterable[Event]) -> list[str]:
+    """Keys and values that aren't what schemas/*.schema.json says."""
+    fits_key, fits_value = (
+        Draft202012Validator(json.loads((_SCHEMAS / f"change_event_{part}.schema.json").read_bytes()))
+        for part in ("key", "value")
+    )
+    findings = []
+    for event in events:
+        errors = [*fits_key.iter_errors(event.key)]
+        errors += fits_value.iter_errors(event.value) if event.value is not None else []
+        findings += [f"offset {event.offset} of [{event.partition}]: {error.message}" for error in errors]
+    return findings
 
 
 def without_tombstone(events: Sequence[Event]) -> list[str]:

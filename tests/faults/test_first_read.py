@@ -62,6 +62,7 @@ def first_read_under_fire(
             oracle.report(oracle.topic_differences(source, shop.database, "fire", events))
             oracle.report(oracle.sink_differences(source, shop.database, sink, shop.sink_schema, ["fire"]))
         oracle.report(older_reads(events))
+        oracle.report(oracle.unlike_schema_files(events))
         oracle.report(oracle.broken_histories(events, complete=False))
         oracle.report(oracle.doubled(events))
         assert sum(event.op == "r" for event in events) > rows // 2

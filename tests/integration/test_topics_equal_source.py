@@ -53,6 +53,7 @@ def test_topics_rebuilt_by_a_plain_consumer_equal_what_select_returns(
             oracle.report(oracle.broken_histories(found, complete=True))
             oracle.report(oracle.doubled(found))
             oracle.report(oracle.without_tombstone(found))
+            oracle.report(oracle.unlike_schema_files(found))
         audited = sum(event.op == "c" for event in events[shop.topic("audit")])
         assert audited == counts["committed"]
         assert not counts["lost"]
