@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rowflow.logs import LineFormatter, describe_place, set_up_logging
+from rowflow.logs import REPEATED_S, LineFormatter, RepeatFilter, describe_place, set_up_logging
 
 CANARY = "canary-77aa"
 
@@ -78,3 +78,40 @@ def test_at_debug_only_our_own_rooms_speak(capsys: pytest.CaptureFixture[str]) -
     assert "DEBUG test_logs: ours" in written
     assert "WARNING test_logs: theirs" in written
     assert CANARY not in written
+
+
+def said(name: str, text: str, *values: object, level: int = logging.ERROR) -> logging.LogRecord:
+    return logging.LogRecord(name, level, __file__, 1, text, values, None)
+
+
+def test_what_a_library_repeats_is_let_through_once_in_a_while() -> None:
+    now_s = 100.0
+    repeats = RepeatFilter(lambda: now_s)
+    away = "Unable connect to node with id %s"
+    assert repeats.filter(said("aiokafka", away, 0))
+    assert not any(repeats.filter(said("aiokafka", away, node)) for node in range(80))
+    assert repeats.filter(said("aiokafka", "another"))
+    assert repeats.filter(said("aiokafka.client", away, 0))
+    assert repeats.filter(said("aiokafka", away, 0, level=logging.CRITICAL))
+    now_s += REPEATED_S
+    assert repeats.filter(said("aiokafka", away, 0))
+    assert not repeats.filter(said("aiokafka", away, 0))
+
+
+def test_what_the_rooms_repeat_is_always_let_through() -> None:
+    repeats = RepeatFilter(lambda: 100.0)
+    assert all(repeats.filter(said("stream_app.app", "partition %d", number)) for number in range(3))
+
+
+def test_the_set_up_log_limits_what_libraries_repeat(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        root.handlers[:] = []
+        set_up_logging(verbose=False)
+        for node in range(80):
+            logging.getLogger("aiokafka").error("no connection to node %s", node)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert capsys.readouterr().err.count("no connection to node") == 1
