@@ -32,7 +32,8 @@ from cdc_reader.column_forms import (
     length_form,
 )
 from schemas.events import NEW_KEY_HEADER, OLD_KEY_HEADER
-from schemas.tables import Column, TableSchema
+from schemas.keys import base64_prefix
+from schemas.tables import Column, KeyPart, TableSchema
 
 _SETTLED_TYPES = frozenset({"date", "datetime", "time", "float", "double"})
 LenientDecoder = Callable[[Column, Decoder], AnyDecoder]
@@ -266,8 +267,18 @@ class PlanWriter:
         if all(columns[name].type in NUMBER_TYPES for name, _ in parts):
             template = ",".join(f"{orjson.dumps(name).decode().replace('%', '%%')}:%d" for name, _ in parts)
             return f"{f'{{{template}}}'.encode()!r} % ({', '.join(variable for _, variable in parts)},)"
-        items = ", ".join(f"{name!r}: {variable}" for name, variable in parts)
+        items = ", ".join(f"{part.column!r}: {self._key_value(part)}" for part in self._schema.primary_key)
         return f"dumps({{{items}}})"
+
+    def _key_value(self, part: KeyPart) -> str:
+        """A part's value; where it is a prefix, what lies behind it changes without changing the key."""
+        variable = self._variables[part.column]
+        if not part.prefix_chars:
+            return variable
+        if self._schema.by_name[part.column].charset:
+            return f"{variable}[:{part.prefix_chars}]"
+        self._names["base64_prefix"] = base64_prefix
+        return f"base64_prefix({variable}, {part.prefix_chars})"
 
     def _message(self, key: str, before: str, after: str, close: str, headers: str) -> str:
         """Adds a message; ``before`` and ``after`` are expressions for JSON, empty for null."""

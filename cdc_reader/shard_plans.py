@@ -24,7 +24,7 @@ from cdc_reader.errors import SourceStopped
 from cdc_reader.plan_source import is_text
 from cdc_reader.plans import Message, OnUndecodable, UndecodableTexts
 from cdc_reader.sql import quoted
-from schemas.keys import key_bytes
+from schemas.keys import row_key
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
 Row = tuple[bytes | None, ...]
@@ -211,7 +211,7 @@ class ShardPlan:
                 after = self._values(row, self._lenient)
                 headers = self._undecodable.headers()
             value = b"".join((b'{"before":null,"after":', orjson.dumps(after), mid, b"%d" % number, close))
-            messages.append((number, key_bytes(after, self.schema.key_columns), value, headers))
+            messages.append((number, row_key(self.schema, after), value, headers))
         return messages
 
     def _values(self, row: Row, converters: Sequence[_Convert]) -> dict[str, object]:

@@ -6,15 +6,34 @@ partition that every Kafka client with the murmur2 partitioner (Java, aiokafka, 
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from schemas.tables import TableSchema
+
 
 def key_bytes(values: Mapping[str, Any], key_columns: Iterable[str]) -> bytes:
     """The record key of a row: ``{"id":7}``, columns in key order."""
     return orjson.dumps({column: values[column] for column in key_columns})
+
+
+def row_key(schema: TableSchema, row: Mapping[str, Any]) -> bytes:
+    """The record key of a row's event values; of a key part that is a prefix, only the prefix tells rows apart."""
+    values = {}
+    for column, prefix_chars in schema.primary_key:
+        value = row[column]
+        if prefix_chars:
+            value = value[:prefix_chars] if schema.by_name[column].charset else base64_prefix(value, prefix_chars)
+        values[column] = value
+    return orjson.dumps(values)
+
+
+def base64_prefix(text: str, size_bytes: int) -> str:
+    """Base64 of the first bytes of what is given in base64."""
+    return b64encode(b64decode(text)[:size_bytes]).decode("ascii")
 
 
 def murmur2(data: bytes) -> int:
