@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import MySQLdb
@@ -114,15 +114,21 @@ def under_fire(shop: Pipeline, rows: int, changes: int = CHANGES, delay_us: int 
             execute(root, "SET GLOBAL binlog_group_commit_sync_delay = 0")
 
 
-def older_reads(events: list[Event]) -> list[str]:
-    """The ``r`` events that are older than an event of their key before them."""
-    newest: dict[bytes, int] = {}
-    findings = []
-    for event in events:
-        if event.value is None or event.op in ("m", "t"):
-            continue
-        row = event.value["after"] or event.value["before"]
-        if event.op == "r" and row["version"] < newest.get(event.key_bytes, -1):
-            findings.append(f"offset {event.offset} of [{event.partition}]: r of version {row['version']}")
-        newest[event.key_bytes] = max(newest.get(event.key_bytes, -1), row["version"] + (event.op == "d"))
-    return findings
+class OlderReads:
+    """Finds the ``r`` events that are older than an event of their key before them."""
+
+    def __init__(self) -> None:
+        self._newest: dict[bytes, int] = {}
+        self.findings: list[str] = []
+
+    def take(self, events: Iterable[Event]) -> list[str]:
+        """Look at the next events of the topic; gives all that was found so far."""
+        for event in events:
+            if event.value is None or event.op in ("m", "t"):
+                continue
+            row = event.value["after"] or event.value["before"]
+            newest = self._newest.get(event.key_bytes, -1)
+            if event.op == "r" and row["version"] < newest:
+                self.findings.append(f"offset {event.offset} of [{event.partition}]: r of version {row['version']}")
+            self._newest[event.key_bytes] = max(newest, row["version"] + (event.op == "d"))
+        return self.findings

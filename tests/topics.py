@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -88,6 +88,26 @@ def read_topics(bootstrap_servers: str, topics: Sequence[str]) -> list[Event]:
                 else:
                     raise AssertionError(f"{place}: {error.str()}")
         return events
+
+
+@contextmanager
+def following(bootstrap_servers: str, topic: str) -> Iterator[Callable[[], list[Event]]]:
+    """What each call gives: the committed records that have come since the last one; none while there is no topic."""
+    with consumer(bootstrap_servers) as reader:
+        places: list[TopicPartition] = []
+
+        def new() -> list[Event]:
+            if not places:
+                metadata = reader.list_topics(timeout=10).topics
+                if topic in metadata:
+                    places.extend(
+                        TopicPartition(topic, number, OFFSET_BEGINNING) for number in metadata[topic].partitions
+                    )
+                    reader.assign(places)
+            messages = reader.consume(_BATCH, _LOOK_S) if places else []
+            return [_event(message) for message in messages if message.error() is None]
+
+        yield new
 
 
 def last_value(bootstrap_servers: str, topic: str) -> dict[str, Any] | None:

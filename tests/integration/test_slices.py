@@ -367,14 +367,18 @@ def test_rule_w9_a_worker_stopped_inside_a_transaction_holds_nobody_up_and_write
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_worker_cleanly_within_ten_seconds(stage: Stage, counted: Connection, number: int) -> None:
-    worker = stage.start_worker()
+def test_a_signal_ends_a_worker_cleanly_within_ten_seconds(
+    stage: Stage, counted: Connection, tmp_path: Path, number: int
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    worker = stage.start_worker(variables={"TMPDIR": str(temporary)})
     write(stage, range(30))
     all_seen(counted, range(30))
-    directories = set(Path("/tmp").glob("rowflow-worker-*"))  # noqa: S108
+    assert list(temporary.glob("rowflow-worker-*"))
     worker.send_signal(number)
     assert worker.wait(10) == 0
-    assert set(Path("/tmp").glob("rowflow-worker-*")) < directories  # noqa: S108
+    assert not list(temporary.iterdir())
     assert "Traceback" not in log_of(stage, worker)
 
 

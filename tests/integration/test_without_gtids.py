@@ -17,7 +17,7 @@ from MySQLdb.connections import Connection
 
 from servers.mysql import MysqlServer
 from tests import oracle
-from tests.fire import make_table, older_reads, under_fire
+from tests.fire import OlderReads, make_table, under_fire
 from tests.helpers import ServiceAddresses, connected, execute, wait_until
 from tests.processes import Pipeline, pipeline
 from tests.topics import last_value, read_topics
@@ -55,7 +55,7 @@ def must_equal(shop: Pipeline, table: str, *, complete: bool) -> None:
     oracle.report(oracle.broken_histories(events, complete=complete))
     oracle.report(oracle.doubled(events))
     oracle.report(oracle.without_tombstone(events))
-    oracle.report(older_reads(events))
+    oracle.report(OlderReads().take(events))
 
 
 @pytest.mark.parametrize(("user", "locking"), [("backup", False), ("plain", True)])
