@@ -21,6 +21,8 @@ help:
 demo: $(INSTALLED)
 	@$(PYTHON) -m servers --dir .local/demo run -- $(PYTHON) -m examples.bookshop.demo
 
+# Brokers of tests live for a minute: compiling their code well would take a third of the time of both cores.
+test: export KAFKA_JVM_PERFORMANCE_OPTS = -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData
 test: $(INSTALLED)
 	@$(PYTHON) -m servers --dir .local/test run -- $(PYTHON) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
