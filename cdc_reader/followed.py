@@ -24,6 +24,9 @@ from schemas.patterns import TablePatterns
 from schemas.tables import TableName, TableSchema
 from schemas.topics import jobs_topic, schemas_topic, table_topic
 
+LOOK_AT_SCHEMA, LOOK_AT_ROWS = "schema", "rows"
+"""What :attr:`schemas.jobs.TableState.look` says."""
+
 
 @dataclass(slots=True)
 class FollowedTable:
@@ -88,6 +91,8 @@ class FollowedTables:
             table.fingerprint = state.fingerprint
             table.schema = schemas.get((state.name, state.fingerprint))
             table.publishing = state.status != TableStatus.STANDS_STILL
+            if table.publishing and state.look:
+                self.wishes.looks[state.name] = state.look == LOOK_AT_ROWS
 
     def table(self, name: TableName) -> FollowedTable | None:
         """The captured table of that name, pending where it is new; None where the patterns don't match it."""
@@ -135,9 +140,7 @@ class FollowedTables:
             schema.fingerprint,
             table.fingerprint,
         )
-        state = TableState(
-            name.db, name.table, table.state.status, schema.fingerprint, table.state.topic_id, since_ms=origin.now_ms
-        )
+        state = replace(table.state, fingerprint=schema.fingerprint, since_ms=origin.now_ms)
         request = JobRequest(name.db, name.table, f"{barrier.id}-{name}", "schema change", origin.now_ms, fresh=False)
         self.wishes.jobs.append(request)
         table.fingerprint, table.schema = schema.fingerprint, schema
@@ -165,11 +168,24 @@ class FollowedTables:
             batches = self._gone(named, f"it was dropped, renamed or replaced at {origin.file}:{origin.pos}", origin)
         for table in named:
             if table.publishing:
-                reshaped = statement.kind is Kind.RESHAPED
-                self.wishes.looks[table.name] = self.wishes.looks.get(table.name, False) or reshaped
+                batches += self._look_again(table, reshaped=statement.kind is Kind.RESHAPED)
         if any(self._may_be_new(name) for name in names):
             self.wishes.rescan = True
         return batches
+
+    def _look_again(self, table: FollowedTable, *, reshaped: bool) -> list[Batch]:
+        """A wish, and a note of it that goes with the position behind the statement: it is kept through a crash."""
+        reshaped = reshaped or self.wishes.looks.get(table.name, False)
+        self.wishes.looks[table.name] = reshaped
+        if table.state is None:
+            return []
+        return [self.set_state(table, replace(table.state, look=LOOK_AT_ROWS if reshaped else LOOK_AT_SCHEMA))]
+
+    def look_done(self, table: FollowedTable) -> list[Batch]:
+        """The table was looked at; the note goes, unless another statement has come since."""
+        if table.state is None or not table.state.look or table.name in self.wishes.looks:
+            return []
+        return [self.set_state(table, replace(table.state, look=""))]
 
     def _may_be_new(self, name: TableName) -> bool:
         known = self._tables.get(name)

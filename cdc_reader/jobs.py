@@ -220,6 +220,11 @@ class JobRunner:
             return []
         if reshaped is None:
             return self._begin(result, table, moment)
+        return [*self._looked(result, table, moment, reshaped=reshaped), *self._tables.look_done(table)]
+
+    def _looked(self, result: LookResult, table: FollowedTable, moment: Moment, *, reshaped: bool) -> list[Batch]:
+        """What a statement has made of a followed table."""
+        name = table.name
         if result.schema is None:
             if not table.publishing:
                 return []
@@ -259,6 +264,7 @@ class JobRunner:
         )
         barrier = Barrier(f"begin-{request.id}", BarrierKind.BEGIN, schema.fingerprint, table.fingerprint, request.id)
         table.schema, table.fingerprint, table.publishing = schema, schema.fingerprint, True
+        state = replace(state, begun=True)
         self._job = self._states[state.id] = state
         log.info("job %s reads %s (about %d rows)", request.id, table.name, result.rows_estimate)
         return [

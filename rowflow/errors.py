@@ -17,6 +17,10 @@ class NotInTimeError(RowflowError):
     """What was waited for didn't happen in the time that was given."""
 
 
+class NothingCapturedError(RowflowError):
+    """The patterns capture no table that there is."""
+
+
 class StandsStillError(RowflowError):
     """A table that was waited for stands still."""
 

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from rowflow.errors import JobFailedError, NoReaderError
 from rowflow.feed import Feed
 from rowflow.pipeline import Pipeline
+from schemas.errors import SettingError
 from schemas.jobs import JobRequest, JobState, JobStatus
 from schemas.tables import TableName
 from schemas.topics import jobs_topic, table_topic
-from sink import progress
+from sink import overview, progress
 from sink.config import SinkConfig
 from sink.progress import LogRange, TopicFacts
+from sink.tables import MirrorStatus
 
 
 def requests_for(
@@ -57,22 +59,47 @@ def send_requests(pipeline: Pipeline, requests: Sequence[JobRequest]) -> None:
     pipeline.kafka.send(jobs_topic(pipeline.prefix), [(request.key(), request.to_json()) for request in requests])
 
 
+def refuse_used_ids(pipeline: Pipeline, requests: Sequence[JobRequest]) -> None:
+    """Raise SettingError where a job of that id was asked for before: it would not run again, and the sink would wait."""
+    pipeline.feed.refresh()
+    for request in requests:
+        if request.id in pipeline.feed.jobs or request.id in pipeline.feed.requests:
+            raise SettingError(f"a job {request.id} was asked for before and runs once: take another --id")
+
+
 def give_up_old_places(pipeline: Pipeline, config: SinkConfig, requests: Sequence[JobRequest]) -> None:
-    """Move the sink's progress of the requests' tables to the ends of their topics as they are now."""
+    """Move the sink's progress of the requests' tables to the ends of their topics as they are now.
+
+    Each table's request lies in the sink's outbox then, in case that this process doesn't live to send it.
+    """
     topics = {request.name: table_topic(config.prefix, request.name) for request in requests}
-    shapes = pipeline.kafka.shapes(topics.values())
     logs = pipeline.kafka.log_ends(topics.values())
     with pipeline.sink.lend() as session:
         progress.prepare_tables(session)
         for request in requests:
             topic = topics[request.name]
+            of_topic = {partition: log for (of, partition), log in logs.items() if of == topic}
             facts = TopicFacts(
                 topic=topic,
-                topic_id=shapes[topic].topic_id if topic in shapes else "",
+                topic_id=next((log.topic_id for log in of_topic.values()), ""),
                 table=request.name,
-                logs={partition: LogRange(*log) for (of, partition), log in logs.items() if of == topic},
+                logs={partition: LogRange(log.begin, log.end) for partition, log in of_topic.items()},
             )
-            progress.start_over(session, config, facts, request.id)
+            progress.start_over(session, config, facts, request)
+
+
+def take_failed_ones_places(pipeline: Pipeline, requests: Sequence[JobRequest]) -> None:
+    """Let mirrors that wait for a job which failed before its begin barrier wait for these jobs."""
+    pipeline.feed.refresh()
+    failed = {
+        job.id for job in pipeline.feed.jobs.values() if job.status == JobStatus.FAILED and job.fresh and not job.begun
+    }
+    with pipeline.sink.lend() as session:
+        states = {state.table: state for state in overview.tables(session)}
+        for request in requests:
+            state = states.get(request.name)
+            if state is not None and state.status is MirrorStatus.AWAITING and state.awaited_job in failed:
+                progress.await_instead(session, state.topic, state.awaited_job, request)
 
 
 def unfinished(feed: Feed, requests: Sequence[JobRequest]) -> list[JobRequest]:

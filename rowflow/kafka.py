@@ -66,10 +66,11 @@ RESERVED = frozenset(
 
 
 class LogEnds(NamedTuple):
-    """A partition's log: the offset of its first record and the one behind its last, committed or not."""
+    """A partition's log: the offset of its first record and the one behind its last, committed or not; its topic's id."""
 
     begin: int
     end: int
+    topic_id: str = ""
 
 
 class TopicShape(NamedTuple):
@@ -127,14 +128,13 @@ class Kafka:
 
     def log_ends(self, topics: Iterable[str]) -> dict[tuple[str, int], LogEnds]:
         """Where the logs of all partitions of those topics begin and end, by topic and partition."""
+        shapes = self.shapes(topics)
         partitions = [
-            TopicPartition(topic, partition)
-            for topic, shape in self.shapes(topics).items()
-            for partition in range(shape.partitions)
+            TopicPartition(topic, partition) for topic, shape in shapes.items() for partition in range(shape.partitions)
         ]
         begins = self._offsets(partitions, OffsetSpec.earliest())
         ends = self._offsets(partitions, OffsetSpec.latest())
-        return {place: LogEnds(begins[place], ends[place]) for place in begins}
+        return {place: LogEnds(begins[place], ends[place], shapes[place[0]].topic_id) for place in begins}
 
     def send(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Write records and wait until the broker has all of them."""
@@ -212,6 +212,7 @@ class TopicFollower:
     def _read_to_end(self) -> list[tuple[bytes, bytes | None]]:
         """What lies between the next offset and the end; a seek makes the broker's end known again."""
         records: list[tuple[bytes, bytes | None]] = []
+        next_offset = self._next_offset
         deadline_s = time.monotonic() + ANSWER_TIME_S
         while time.monotonic() < deadline_s:
             message = self._consumer.poll(_POLL_S)
@@ -220,8 +221,10 @@ class TopicFollower:
             error = message.error()
             if error is None:
                 records.append((message.key() or b"", message.value()))
-                self._next_offset = (message.offset() or 0) + 1
+                next_offset = (message.offset() or 0) + 1
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's public name for it
+                # Only now: what a broken-off call has read, the next one has to give.
+                self._next_offset = next_offset
                 return records
             elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
                 raise UnreachableError(f"can't read topic {self._topic}: {error.str()}")

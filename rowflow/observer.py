@@ -12,20 +12,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from cdc_reader.positions import Place
 from rowflow.configs import sink_functions
 from rowflow.kafka import LogEnds
 from rowflow.pipeline import Pipeline, pipeline_of
 from rowflow.settings import Settings
+from rowflow.source import BinlogEnd
 from rowflow.status import (
     DeadLetterLine,
     Partition,
-    SourceEnd,
+    SeenEnd,
     Status,
+    awaiting_problems,
     barrier_lines,
     function_notices,
     job_lines,
     partition_lines,
+    progress_problems,
     rates_between,
     reader_status,
     table_line,
@@ -58,7 +60,7 @@ class Observer:
         self._prefix = pipeline.prefix
         self._functions = functions
         self._last: _Sample | None = None
-        self._seen_before: SourceEnd | None = None
+        self._seen_before: SeenEnd | None = None
 
     def look(self) -> Status:
         """The present status; the first look takes a second longer, for the rates."""
@@ -66,32 +68,44 @@ class Observer:
         if self._last is None:
             with _noted(status.problems):
                 self._last = self._sample()
-                self._seen_before = SourceEnd(self._source.place(), _now_ms())
+                self._seen_before = SeenEnd(self._source.end(), _now_ms())
                 time.sleep(SAMPLE_S)
             status.problems.clear()
         with _noted(status.problems):
             self._feed.refresh()
         self._add_reader(status)
+        sample: _Sample | None = None
+        with _noted(status.problems):
+            # Before the logs' ends: what is stored then lies before these.
+            sample = self._sample()
         ends: dict[Partition, LogEnds] = {}
         with _noted(status.problems):
-            ends = self._kafka.log_ends(table_topic(self._prefix, name) for name in self._followed())
+            topics = {table_topic(self._prefix, name): name for name in self._published()}
+            ends = self._kafka.log_ends(topics)
+            if sample is not None:
+                status.problems += progress_problems(topics, ends, sample.progress)
         with _noted(status.problems):
-            self._add_sink(status, ends)
+            if sample is not None:
+                self._add_sink(status, sample, ends)
         return status
 
     def _followed(self) -> list[TableName]:
         return sorted(name for name in self._feed.tables if self._source.patterns.matches(name))
 
+    def _published(self) -> list[TableName]:
+        """The tables that have a topic by now."""
+        return [name for name in self._followed() if self._feed.tables[name].topic_id]
+
     def _add_reader(self, status: Status) -> None:
-        place: Place | None = None
-        with _noted(status.problems):
-            place = self._source.place()
+        end = self._binlog_end(status.problems)
         if self._feed.position is None:
             status.problems.append("no reader has committed a position yet: start `rowflow up` or `rowflow reader`")
         else:
             now_ms = _now_ms()
-            status.reader = reader_status(self._feed.position, place, now_ms, self._seen_before)
-            self._seen_before = _source_end(place, now_ms)
+            status.reader = reader_status(self._feed.position, end, now_ms, self._seen_before)
+            self._seen_before = None if end is None else SeenEnd(end, now_ms)
+            if end is not None and end.server_uuid != self._feed.position.server_uuid:
+                status.problems.append(f"the source is server {end.server_uuid} now; the reader hasn't come to it yet")
         states = [self._feed.tables[name] for name in self._followed()]
         status.tables = [table_line(state) for state in states]
         status.problems += [
@@ -99,13 +113,21 @@ class Observer:
         ]
         status.jobs = job_lines(self._feed.jobs.values())
 
-    def _add_sink(self, status: Status, ends: Mapping[Partition, LogEnds]) -> None:
+    def _binlog_end(self, problems: list[str]) -> BinlogEnd | None:
+        try:
+            return self._source.end()
+        except RowflowError as error:
+            problems.append(str(error))
+            return None
+
+    def _add_sink(self, status: Status, sample: _Sample, ends: Mapping[Partition, LogEnds]) -> None:
         with self._sink.lend() as session:
             status.sink_id = overview.sink_id(session)
             status.barriers = barrier_lines(overview.waiting_barriers(session), ends)
             status.dead_letters = [DeadLetterLine(*line) for line in sorted(overview.open_letters(session).items())]
-            status.notices = function_notices(overview.tables(session), self._functions)
-        sample = self._sample()
+            states = overview.tables(session)
+        status.notices = function_notices(states, self._functions)
+        status.problems += awaiting_problems(states, self._feed.jobs)
         rates: dict[Partition, float] = {}
         if self._last is not None:
             rates = rates_between(self._last.progress, sample.progress, sample.taken_s - self._last.taken_s)
@@ -118,10 +140,6 @@ class Observer:
     def _sample(self) -> _Sample:
         with self._sink.lend() as session:
             return _Sample(time.monotonic(), overview.progress(session))
-
-
-def _source_end(place: Place | None, at_ms: int) -> SourceEnd | None:
-    return None if place is None else SourceEnd(place, at_ms)
 
 
 def _now_ms() -> int:

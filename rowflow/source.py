@@ -5,6 +5,8 @@ Comes in: its address.  Goes out: the end of its binlog, the captured tables tha
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from cdc_reader.information_schema import read_schema
 from cdc_reader.positions import Place
 from cdc_reader.sql import SourceSession, binlog_status
@@ -22,6 +24,13 @@ _LONG_KEYS_SQL = (
 """No key of fewer characters comes near to 3,072 bytes in the sink, four a character; its numbers and times are short."""
 
 
+class BinlogEnd(NamedTuple):
+    """The end of a server's binlog; places of different servers can't be compared."""
+
+    place: Place
+    server_uuid: str
+
+
 class Source:
     """The source, asked anew each time: a connection lives for one question."""
 
@@ -30,10 +39,11 @@ class Source:
         self.address = settings.address
         self.patterns: TablePatterns = settings.patterns
 
-    def place(self) -> Place:
+    def end(self) -> BinlogEnd:
         """The end of the binlog; it may be ahead of what SELECT sees, which suits who waits for it."""
         with SourceSession(self.address) as session:
-            return binlog_status(session).place
+            place = binlog_status(session).place
+            return BinlogEnd(place, session.texts("SELECT @@global.server_uuid")[0][0])
 
     def all_tables(self) -> list[TableName]:
         """The tables that the user may see, views and the server's own apart."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from cdc_reader.positions import Place, Position
+from cdc_reader.positions import Position
 from rowflow.kafka import LogEnds
-from schemas.jobs import JobState, TableState
+from rowflow.source import BinlogEnd
+from schemas.jobs import JobState, JobStatus, TableState
+from schemas.tables import TableName
 from sink.computed import ComputedFunctions
 from sink.overview import PartitionProgress, WaitingBarrier
 from sink.tables import MirrorStatus
@@ -129,40 +131,83 @@ class Status:
         return not self.problems
 
 
-class SourceEnd(NamedTuple):
+class SeenEnd(NamedTuple):
     """Where the source's binlog ended at a moment."""
 
-    place: Place
+    end: BinlogEnd
     at_ms: int
 
 
 def reader_status(
-    position: Position, source_place: Place | None, now_ms: int, seen_before: SourceEnd | None = None
+    position: Position, source_end: BinlogEnd | None, now_ms: int, seen_before: SeenEnd | None = None
 ) -> ReaderStatus:
     """The reader's line.
 
     A reader that lags has all up to the commit of its last transaction; if that was long ago because nothing came, what an
-    earlier look has seen, and it has covered since, says more.
+    earlier look has seen, and it has covered since, says more.  A position on another server than the source is now says
+    nothing of it.
     """
     lag_s: float | None = None
-    if source_place is not None:
+    if source_end is not None and source_end.server_uuid == position.server_uuid:
         has_all_until_ms = position.source_ms or position.ts_ms
-        if _covers(position, source_place):
+        if _covers(position, source_end):
             has_all_until_ms = now_ms
-        elif seen_before is not None and _covers(position, seen_before.place):
+        elif seen_before is not None and _covers(position, seen_before.end):
             has_all_until_ms = max(has_all_until_ms, seen_before.at_ms)
         lag_s = max(0.0, (now_ms - has_all_until_ms) / 1000)
     return ReaderStatus(
         place=str(position.place),
         gtids=position.gtids,
         committed_at=iso(position.ts_ms),
-        source_place=None if source_place is None else str(source_place),
+        source_place=None if source_end is None else str(source_end.place),
         lag_s=lag_s,
     )
 
 
-def _covers(position: Position, place: Place) -> bool:
-    return position.place.order >= place.order
+def _covers(position: Position, end: BinlogEnd) -> bool:
+    return position.server_uuid == end.server_uuid and position.place.order >= end.place.order
+
+
+def progress_problems(
+    tables: Mapping[str, TableName],
+    ends: Mapping[Partition, LogEnds],
+    progress: Mapping[Partition, PartitionProgress],
+) -> list[str]:
+    """What a worker would stop over: by topic, that it is gone, or another one, or doesn't hold the sink's offset.
+
+    ``progress`` is to be older than ``ends``, for both only grow.
+    """
+    problems = []
+    for topic, table in sorted(tables.items()):
+        mended = f"rowflow snapshot {table} --start-over"
+        rows = {partition: row for (of, partition), row in sorted(progress.items()) if of == topic}
+        logs = {partition: log for (of, partition), log in ends.items() if of == topic}
+        if not logs:
+            problems.append(f"topic {topic} doesn't exist any more: {mended}")
+        elif any(row.topic_id != logs[partition].topic_id for partition, row in rows.items() if partition in logs):
+            problems.append(
+                f"topic {topic} was deleted and made again; the sink's progress is of the old one: {mended}"
+            )
+        else:
+            problems += [
+                f"topic {topic} [{partition}]: the next offset is {row.next_offset}, the log holds {log.begin} to {log.end}:"
+                f" {mended}"
+                for partition, row in rows.items()
+                if (log := logs.get(partition)) is not None and not log.begin <= row.next_offset <= log.end
+            ]
+    return problems
+
+
+def awaiting_problems(states: Iterable[MirrorState], jobs: Mapping[str, JobState]) -> list[str]:
+    """Mirrors that wait for a job which has failed: it won't come."""
+    return [
+        f"the mirror of {state.table} waits for job {state.awaited_job}, which has failed ({jobs[state.awaited_job].reason});"
+        f" when that is mended: rowflow snapshot {state.table}"
+        for state in states
+        if state.status is MirrorStatus.AWAITING
+        and state.awaited_job in jobs
+        and jobs[state.awaited_job].status == JobStatus.FAILED
+    ]
 
 
 def table_line(state: TableState) -> TableLine:

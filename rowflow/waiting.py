@@ -14,16 +14,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cdc_reader.errors import BrokerAway, SourceAway
-from cdc_reader.positions import Place, Position
-from rowflow.errors import NotInTimeError, StandsStillError, UnreachableError
+from cdc_reader.positions import Position
+from rowflow.errors import NothingCapturedError, NotInTimeError, StandsStillError, UnreachableError
 from rowflow.kafka import LogEnds
 from rowflow.pipeline import Pipeline
-from schemas.jobs import TableState, TableStatus
+from rowflow.source import BinlogEnd
+from schemas.jobs import JobRequest, JobState, TableState, TableStatus
 from schemas.tables import TableName
 from schemas.topics import table_topic
 from sink import overview
 from sink.errors import LockConflict, Unreachable
 from sink.overview import PartitionProgress
+from sink.tables import MirrorStatus
 
 LOOK_AGAIN_S = 0.2
 AWAY = (SourceAway, BrokerAway, UnreachableError, Unreachable, LockConflict)
@@ -51,18 +53,25 @@ class Deadline:
 def wait_until_held(pipeline: Pipeline, deadline: Deadline, tables: Collection[TableName] | None = None) -> None:
     """Return when the sink holds all that the source has committed by now: of ``tables``, or of all captured ones.
 
-    Raises NotInTimeError; StandsStillError as soon as one of the tables is known to stand still.
+    Raises NotInTimeError; NothingCapturedError; StandsStillError as soon as one of the tables is known to stand still.
     """
     source, feed = pipeline.source, pipeline.feed
-    place = source.place()
+    end = source.end()
     captured = source.captured_tables() if tables is None else tables
+    if not captured:
+        raise NothingCapturedError("[source] tables captures no table that there is: there is nothing to wait for")
 
-    def reader_is_missing() -> str | None:
+    def table_is_missing() -> str | None:
         feed.refresh()
         refuse_standing_still(feed.tables, captured)
-        return unread_table(feed.tables, captured) or unread_place(feed.position, place)
+        return (
+            unread_place(feed.position, end)
+            or unread_table(feed.tables, captured)
+            or unfinished_job([*feed.requests.values(), *feed.jobs.values()], feed.jobs, captured)
+            or unmade_mirror(pipeline, captured)
+        )
 
-    wait_while(reader_is_missing, deadline)
+    wait_while(table_is_missing, deadline)
     followed = set(captured)
     if tables is None:
         followed.update(name for name in feed.tables if source.patterns.matches(name))
@@ -110,22 +119,49 @@ def refuse_standing_still(states: Mapping[TableName, TableState], captured: Coll
 
 
 def unread_table(states: Mapping[TableName, TableState], captured: Collection[TableName]) -> str | None:
-    """A captured table whose first read isn't finished, in words; None: there is none."""
+    """A captured table that isn't read to its end, or not in its present shape, in words; None: there is none."""
     for name in captured:
         state = states.get(name)
         if state is None:
             return f"the reader hasn't begun with {name}; is `rowflow up` or `rowflow reader` running?"
         if state.status != TableStatus.FOLLOWED:
             return f"the first read of {name} isn't finished"
+        if state.look:
+            return f"the reader hasn't looked yet at what a statement did to {name}; is it running?"
     return None
 
 
-def unread_place(position: Position | None, place: Place) -> str | None:
-    """What keeps the reader's committed position from covering ``place``, in words; None: it does."""
+def unfinished_job(
+    asked: Iterable[JobRequest | JobState], states: Mapping[str, JobState], captured: Collection[TableName]
+) -> str | None:
+    """A job of a captured table that was asked for and isn't finished, in words; None: there is none."""
+    for job in asked:
+        state = states.get(job.id)
+        if job.name in captured and (state is None or state.open):
+            return f"job {job.id} of {job.name} isn't finished"
+    return None
+
+
+def unmade_mirror(pipeline: Pipeline, captured: Collection[TableName]) -> str | None:
+    """A captured table whose mirror waits for a job, in words; None: there is none."""
+    with pipeline.sink.lend() as session:
+        for state in overview.tables(session):
+            if state.table in captured and state.status is MirrorStatus.AWAITING:
+                return f"the mirror of {state.table} isn't made yet: it waits for job {state.awaited_job}"
+    return None
+
+
+def unread_place(position: Position | None, end: BinlogEnd) -> str | None:
+    """What keeps the reader's committed position from covering the binlog up to ``end``, in words; None: it does."""
     if position is None:
         return "no reader has committed a position yet; is `rowflow up` or `rowflow reader` running?"
-    if position.place.order < place.order:
-        return f"the reader stands at {position.place} and hasn't come to {place}; is it running?"
+    if position.server_uuid != end.server_uuid:
+        return (
+            f"the reader's position belongs to server {position.server_uuid}, the source is {end.server_uuid} now;"
+            " is the reader running?"
+        )
+    if position.place.order < end.place.order:
+        return f"the reader stands at {position.place} and hasn't come to {end.place}; is it running?"
     return None
 
 
@@ -137,6 +173,8 @@ def unstored_log(
         row = progress.get((topic, partition))
         if row is None:
             return f"the sink has nothing of {topic} [{partition}] yet; is a worker running?"
+        if row.topic_id != log.topic_id:
+            return f"topic {topic} was deleted and made again: the sink's progress belongs to another one of that name"
         if row.next_offset < log.end:
             return f"the sink's next offset of {topic} [{partition}] is {row.next_offset}, the log's end was {log.end}"
     return None

@@ -96,6 +96,8 @@ class JobState(_Record):
     fresh: bool
     status: str
     started_ms: int
+    begun: bool = False
+    """Whether its begin barrier is published; a job that isn't fresh has none."""
     first_row: int = 0
     """What ``row`` of its first event is: above that of every earlier job of the table (exactness.md R8)."""
     shards: int = 0
@@ -131,6 +133,8 @@ class TableState(_Record):
     reason: str = ""
     """Why the table stands still, with position and way on; else empty."""
     since_ms: int = 0
+    look: str = ""
+    """A statement named it and it is to be looked at again: at its ``schema``, or at its ``rows``, which may have changed."""
 
     def key(self) -> bytes:
         """The record's key."""
@@ -138,7 +142,7 @@ class TableState(_Record):
 
     def standing_still(self, reason: str, now_ms: int) -> TableState:
         """The same table, standing still from now on."""
-        return replace(self, status=TableStatus.STANDS_STILL.value, reason=reason, since_ms=now_ms)
+        return replace(self, status=TableStatus.STANDS_STILL.value, reason=reason, since_ms=now_ms, look="")
 
 
 def job_key(job_id: str, kind: str) -> bytes:

@@ -38,7 +38,7 @@ _CREATE = """CREATE TABLE IF NOT EXISTS _rowflow_dead_letters (
         COMMENT 'open; outdated: the table was read whole since',
     created_at DATETIME(3) NOT NULL COMMENT 'UTC',
     UNIQUE KEY record (topic, partition_id, `offset`),
-    KEY status (status))"""
+    KEY status (status)) ENGINE=InnoDB"""
 
 _REASON_LENGTH_MAX_CHARACTERS = 10_000
 _PACKET_RESERVE_BYTES = 1024

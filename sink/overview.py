@@ -24,11 +24,12 @@ _NO_SUCH_TABLE = 1146
 
 
 class PartitionProgress(NamedTuple):
-    """A partition's row: the next offset, how many records were handled so far, and when (UTC) it changed last."""
+    """A partition's row: the next offset, how many records were handled so far, when (UTC) it changed last, topic's id."""
 
     next_offset: int
     records: int
     changed_at: datetime
+    topic_id: str = ""
 
 
 class WaitingBarrier(NamedTuple):
@@ -42,7 +43,9 @@ class WaitingBarrier(NamedTuple):
 
 def progress(session: Session) -> dict[tuple[str, int], PartitionProgress]:
     """All rows of ``_rowflow_progress``, by topic and partition."""
-    rows = _rows(session, "SELECT topic, partition_id, next_offset, records, changed_at FROM _rowflow_progress")
+    rows = _rows(
+        session, "SELECT topic, partition_id, next_offset, records, changed_at, topic_id FROM _rowflow_progress"
+    )
     return {(topic, partition): PartitionProgress(*rest) for topic, partition, *rest in rows}
 
 

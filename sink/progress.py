@@ -25,10 +25,12 @@ from sink.sql import Session
 
 LOCK_WAIT_S = 20
 
+# InnoDB whatever the server's default is: in an engine without transactions an offset would stay when its rows don't.
+# The ids of jobs and barriers hold names of tables, in any characters.
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS _rowflow_sink (
         one TINYINT NOT NULL PRIMARY KEY,
-        id CHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL)""",
+        id CHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL) ENGINE=InnoDB""",
     """CREATE TABLE IF NOT EXISTS _rowflow_progress (
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         partition_id INT NOT NULL,
@@ -36,29 +38,29 @@ _TABLES = (
         topic_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         records BIGINT NOT NULL DEFAULT 0 COMMENT 'handled so far, tombstones included',
         changed_at DATETIME(3) NOT NULL COMMENT 'UTC',
-        PRIMARY KEY (topic, partition_id))""",
+        PRIMARY KEY (topic, partition_id)) ENGINE=InnoDB""",
     """CREATE TABLE IF NOT EXISTS _rowflow_tables (
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
         db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         mirror VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         status VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'new, awaiting or made',
-        awaited_job VARCHAR(320) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
+        awaited_job VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '',
         fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
-        functions_fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '')""",
+        functions_fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '') ENGINE=InnoDB""",
     """CREATE TABLE IF NOT EXISTS _rowflow_requests (
-        id VARCHAR(320) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+        id VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         record LONGBLOB NOT NULL COMMENT 'a job request, on its way to Kafka',
-        sent TINYINT NOT NULL DEFAULT 0)""",
+        sent TINYINT NOT NULL DEFAULT 0) ENGINE=InnoDB""",
     """CREATE TABLE IF NOT EXISTS _rowflow_barriers (
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-        barrier_id VARCHAR(320) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+        barrier_id VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         partition_id INT NOT NULL,
         barrier BLOB NOT NULL COMMENT 'the field barrier of the event, JSON',
         entered_at DATETIME(3) NOT NULL COMMENT 'UTC',
         done TINYINT NOT NULL DEFAULT 0,
-        PRIMARY KEY (topic, barrier_id, partition_id))""",
+        PRIMARY KEY (topic, barrier_id, partition_id)) ENGINE=InnoDB""",
 )
 
 
@@ -183,13 +185,32 @@ def hold_against_ends(facts: TopicFacts, offsets: Mapping[int, int]) -> None:
             raise BehindTheLogEnd(str(outside_the_log(facts.topic, partition, offset, log, facts.table)))
 
 
-def start_over(session: Session, config: SinkConfig, facts: TopicFacts, job_id: str) -> None:
-    """Give up the old place by name: progress at the logs' ends, the topic's present id, waiting for ``job_id``."""
+def start_over(session: Session, config: SinkConfig, facts: TopicFacts, request: JobRequest) -> None:
+    """Give up the old place by name: progress at the logs' ends, the topic's present id, waiting for the job.
+
+    Its request goes into the outbox in the same transaction: whoever dies now, a worker sends it.
+    """
     with _locked(session, facts.topic), _transaction(session):
         _refuse_shared_mirror(session, config, facts)
         session.execute("DELETE FROM _rowflow_progress WHERE topic = %s", (facts.topic,))
         session.execute("DELETE FROM _rowflow_barriers WHERE topic = %s AND done = 0", (facts.topic,))
-        _place(session, config, facts, {partition: log.end for partition, log in facts.logs.items()}, job_id)
+        _place(session, config, facts, {partition: log.end for partition, log in facts.logs.items()}, request.id)
+        _put_into_outbox(session, facts.topic, request)
+
+
+def await_instead(session: Session, topic: str, failed_job: str, request: JobRequest) -> bool:
+    """Wait for another job than the one that failed before its begin barrier; False: that one isn't waited for.
+
+    With the barrier published it must not be called: partitions may stand at it and wait for the others.
+    """
+    with _locked(session, topic), _transaction(session):
+        waits = session.execute(
+            "UPDATE _rowflow_tables SET awaited_job = %s WHERE topic = %s AND status = 'awaiting' AND awaited_job = %s",
+            (request.id, topic, failed_job),
+        )
+        if waits:
+            _put_into_outbox(session, topic, request)
+        return bool(waits)
 
 
 def pending_requests(session: Session) -> list[PendingRequest]:
@@ -236,11 +257,15 @@ def _request_job(session: Session, facts: TopicFacts, now_ms: int) -> str:
     request = JobRequest(
         db=facts.table.db, table=facts.table.table, id=job_id, origin="sink", requested_ms=now_ms, fresh=True
     )
+    _put_into_outbox(session, facts.topic, request)
+    return job_id
+
+
+def _put_into_outbox(session: Session, topic: str, request: JobRequest) -> None:
     session.execute(
         "INSERT INTO _rowflow_requests (id, topic, record) VALUES (%s, %s, %s)",
-        (job_id, facts.topic, request.to_json()),
+        (request.id, topic, request.to_json()),
     )
-    return job_id
 
 
 def _hold_against(facts: TopicFacts, known: Mapping[int, Progress]) -> None:

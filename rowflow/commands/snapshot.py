@@ -12,7 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rowflow.configs import sink_config
 from rowflow.feed import Feed
-from rowflow.jobs import give_up_old_places, receipt, refuse_without_reader, requests_for, send_requests, unfinished
+from rowflow.jobs import (
+    give_up_old_places,
+    receipt,
+    refuse_used_ids,
+    refuse_without_reader,
+    requests_for,
+    send_requests,
+    take_failed_ones_places,
+    unfinished,
+)
 from rowflow.options import settings_command
 from rowflow.pipeline import Pipeline, pipeline_of
 from rowflow.settings import Settings
@@ -24,6 +33,8 @@ from schemas.jobs import JobRequest
 from schemas.tables import TableName
 
 LINE_EVERY_S = 10.0
+JOB_ID_LENGTH_MAX = 100
+"""With a table's name behind it, it is a part of a barrier's id, for which the sink has 320 characters."""
 
 
 @settings_command("snapshot", "source", "kafka", "sink", example="rowflow snapshot --all --wait")
@@ -55,6 +66,8 @@ def snapshot(
         if not chosen:
             raise SettingError("[source] tables captures no table that there is")
         refuse_without_reader(pipeline)
+        if job_id is not None and len(job_id) > JOB_ID_LENGTH_MAX:
+            raise SettingError(f"--id may have {JOB_ID_LENGTH_MAX} characters at most")
         if start_over and not yes:
             _ask(chosen, everything=everything)
         requests = requests_for(
@@ -65,7 +78,10 @@ def snapshot(
             everything=everything and start_over,
         )
         if start_over:
+            refuse_used_ids(pipeline, requests)
             give_up_old_places(pipeline, sink_config(settings), requests)
+        else:
+            take_failed_ones_places(pipeline, requests)
         send_requests(pipeline, requests)
         for request in requests:
             click.echo(f"asked for {request.name} (job {request.id})")

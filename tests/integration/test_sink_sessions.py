@@ -295,7 +295,7 @@ def test_starting_over_gives_the_old_place_up(pool: SessionPool, config: SinkCon
         assert stands is not None
         assert stands.open_barrier == "b"
         renewed = facts(LogRange(7, 9), LogRange(0, 4), LogRange(0, 0), topic_id="id-2")
-        progress.start_over(session, config, renewed, "job-7")
+        progress.start_over(session, config, renewed, request_of("job-7"))
         assert [progress.read(session, TOPIC, number) for number in range(4)] == [
             progress.Progress(9, "id-2", None),
             progress.Progress(4, "id-2", None),
@@ -304,6 +304,26 @@ def test_starting_over_gives_the_old_place_up(pool: SessionPool, config: SinkCon
         ]
         assert session.fetch("SELECT status, awaited_job FROM _rowflow_tables") == (("awaiting", "job-7"),)
         progress.ensure(session, config, renewed, now_ms=1)
+        session.begin()
+        assert [request.id for request in progress.pending_requests(session)] == ["job-7"], "nobody would send it"
+        session.rollback()
+
+
+def test_a_mirror_waits_for_another_job_than_the_one_that_failed(pool: SessionPool, config: SinkConfig) -> None:
+    with pool.lend() as session:
+        prepared(session, config, facts(LogRange(0, 50)))
+        assert not progress.await_instead(session, TOPIC, "job-7", request_of("job-8")), "it waits for nothing"
+        progress.start_over(session, config, facts(LogRange(0, 50)), request_of("job-7"))
+        assert not progress.await_instead(session, TOPIC, "job-6", request_of("job-8"))
+        assert progress.await_instead(session, TOPIC, "job-7", request_of("job-größe"))
+        assert session.fetch("SELECT status, awaited_job FROM _rowflow_tables") == (("awaiting", "job-größe"),)
+        session.begin()
+        assert {request.id for request in progress.pending_requests(session)} == {"job-7", "job-größe"}
+        session.rollback()
+
+
+def request_of(job_id: str) -> JobRequest:
+    return JobRequest("shop", "books", job_id, "command line", 1, fresh=True)
 
 
 def test_two_captured_tables_never_share_a_mirror(pool: SessionPool, config: SinkConfig) -> None:

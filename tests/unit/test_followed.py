@@ -122,8 +122,21 @@ def test_a_table_that_goes_away_stands_still(tables: FollowedTables, text: str) 
     ],
 )
 def test_other_definitions_make_the_table_be_looked_at(tables: FollowedTables, text: str, *, reshaped: bool) -> None:
-    assert run(tables, text) == []
+    noted = state_of(run(tables, text))
+    assert noted.look == ("rows" if reshaped else "schema")
     assert tables.wishes.looks == {BOOKS: reshaped}
+    assert tables.look_done(books(tables)) == [], "another statement has come while the table was looked at"
+    tables.wishes.looks.clear()
+    assert state_of(tables.look_done(books(tables))).look == ""
+    assert tables.look_done(books(tables)) == []
+
+
+def test_a_look_that_a_crash_came_before_is_taken_up_again(tables: FollowedTables) -> None:
+    """The position behind the statement is committed: nobody meets it again."""
+    noted = state_of(run(tables, "ALTER TABLE books DROP COLUMN title"))
+    started_again = followed_tables(lower_case=False)
+    started_again.load([noted], {(BOOKS, OLD.fingerprint): OLD})
+    assert started_again.wishes.looks == {BOOKS: True}
 
 
 def test_a_new_table_that_is_captured_makes_tables_be_listed_again(tables: FollowedTables) -> None:

@@ -10,22 +10,23 @@ from cdc_reader.positions import Place, Position
 from rowflow.errors import JobFailedError, StandsStillError, UnknownTableError
 from rowflow.jobs import receipt, requests_for
 from rowflow.kafka import LogEnds
-from rowflow.source import chosen_tables
+from rowflow.source import BinlogEnd, chosen_tables
 from rowflow.status import (
-    SourceEnd,
+    SeenEnd,
     Status,
     barrier_lines,
     function_notices,
     job_line,
     job_lines,
     partition_lines,
+    progress_problems,
     rates_between,
     reader_status,
 )
 from rowflow.status_view import summary
-from rowflow.waiting import refuse_standing_still, unread_place, unread_table, unstored_log
+from rowflow.waiting import refuse_standing_still, unfinished_job, unread_place, unread_table, unstored_log
 from schemas.events import Barrier, BarrierKind
-from schemas.jobs import JobState, JobStatus, TableState, TableStatus
+from schemas.jobs import JobRequest, JobState, JobStatus, TableState, TableStatus
 from schemas.tables import TableName
 from sink.computed import ComputedFunctions
 from sink.overview import PartitionProgress, WaitingBarrier
@@ -40,6 +41,10 @@ WHEN = datetime(2026, 11, 22, 13, 13, 30, 996000)  # noqa: DTZ001 - as the sink'
 
 def position(file: str, pos: int) -> Position:
     return Position(file, pos, "", "uuid", ts_ms=1_000_000)
+
+
+def end(file: str, pos: int, server_uuid: str = "uuid") -> BinlogEnd:
+    return BinlogEnd(Place(file, pos), server_uuid)
 
 
 def table(name: TableName, status: TableStatus, reason: str = "") -> TableState:
@@ -65,7 +70,48 @@ def job(status: JobStatus, **values: Any) -> JobState:
 def test_rule_c1_places_are_compared_by_file_number(
     at: tuple[str, int], place: tuple[str, int], *, covered: bool
 ) -> None:
-    assert (unread_place(position(*at), Place(*place)) is None) is covered
+    assert (unread_place(position(*at), end(*place)) is None) is covered
+
+
+def test_rule_c1_places_of_two_servers_are_not_compared() -> None:
+    """After a failover the new server's file numbers may be lower: the old position is no sign that all was read."""
+    failed_over = end("binlog.000002", 500, server_uuid="another")
+    assert "another" in str(unread_place(position("binlog.000250", 4), failed_over))
+    assert reader_status(position("binlog.000250", 4), failed_over, now_ms=1_002_500).lag_s is None
+
+
+def test_rule_c1_jobs_that_were_asked_for_are_waited_for() -> None:
+    asked = JobRequest("shop", "books", "j", "schema change", 1, fresh=False)
+    assert "job j of shop.books" in str(unfinished_job([asked], {}, [BOOKS]))
+    reading = job(JobStatus.READING)
+    assert "job j of shop.books" in str(unfinished_job([reading], {"j": reading}, [BOOKS]))
+    assert unfinished_job([asked], {"j": job(JobStatus.DONE)}, [BOOKS]) is None
+    assert unfinished_job([asked], {"j": job(JobStatus.FAILED)}, [BOOKS]) is None
+    assert unfinished_job([asked], {}, [ORDERS]) is None
+
+
+def test_rule_c1_a_statement_that_was_not_looked_at_yet_is_waited_for() -> None:
+    states = {BOOKS: replace(table(BOOKS, TableStatus.FOLLOWED), look="rows")}
+    assert "looked" in str(unread_table(states, [BOOKS]))
+
+
+def test_rule_w7_progress_of_a_topic_that_is_another_now_is_not_enough() -> None:
+    ends = {(TOPIC, 0): LogEnds(0, 10, "new")}
+    assert "made again" in str(unstored_log(ends, {(TOPIC, 0): PartitionProgress(1_000, 8, WHEN, "old")}))
+
+
+def test_what_a_worker_would_stop_over_is_a_problem() -> None:
+    tables = {TOPIC: BOOKS}
+    ends = {(TOPIC, 0): LogEnds(5, 10, "id"), (TOPIC, 1): LogEnds(0, 3, "id")}
+
+    def problems(*offsets: int, topic_id: str = "id") -> list[str]:
+        rows = {(TOPIC, number): PartitionProgress(at, 1, WHEN, topic_id) for number, at in enumerate(offsets)}
+        return progress_problems(tables, ends, rows)
+
+    assert problems(5, 3) == problems(10, 0) == problems() == []
+    for wrong in (problems(4, 3), problems(11, 3), problems(5, 3, topic_id="old"), progress_problems(tables, {}, {})):
+        assert len(wrong) == 1
+        assert "rowflow snapshot shop.books --start-over" in wrong[0]
 
 
 def test_rule_c1_every_captured_tables_first_read_is_waited_for() -> None:
@@ -94,25 +140,25 @@ def test_rule_c1_each_partitions_progress_has_to_pass_the_logs_end() -> None:
 
 
 def test_the_readers_lag_is_0_at_the_binlogs_end() -> None:
-    at_end = reader_status(position("binlog.000001", 7), Place("binlog.000001", 7), now_ms=9_999_999)
+    at_end = reader_status(position("binlog.000001", 7), end("binlog.000001", 7), now_ms=9_999_999)
     assert (at_end.lag_s, at_end.committed_at) == (0.0, "1970-01-01T00:16:40.000Z")
     assert reader_status(position("binlog.000001", 7), None, now_ms=1_002_500).lag_s is None
 
 
 def test_the_readers_lag_counts_from_the_sources_last_commit_that_it_has() -> None:
-    end = Place("binlog.000001", 8)
+    ahead = end("binlog.000001", 8)
     busy = replace(position("binlog.000001", 7), source_ms=990_000)
-    assert reader_status(busy, end, now_ms=1_000_500).lag_s == 10.5, "it commits, and is behind all the same"
-    assert reader_status(position("binlog.000001", 7), end, now_ms=1_002_500).lag_s == 2.5
+    assert reader_status(busy, ahead, now_ms=1_000_500).lag_s == 10.5, "it commits, and is behind all the same"
+    assert reader_status(position("binlog.000001", 7), ahead, now_ms=1_002_500).lag_s == 2.5
 
 
 def test_an_idle_source_is_no_lag() -> None:
     """What has come after a long silence was not there a second ago."""
     idle = replace(position("binlog.000001", 7), source_ms=10_000)
-    a_second_ago = SourceEnd(Place("binlog.000001", 7), 1_001_500)
-    assert reader_status(idle, Place("binlog.000001", 8), 1_002_500, a_second_ago).lag_s == 1.0
-    not_covered = SourceEnd(Place("binlog.000001", 8), 1_001_500)
-    assert reader_status(idle, Place("binlog.000001", 8), 1_002_500, not_covered).lag_s == 992.5
+    a_second_ago = SeenEnd(end("binlog.000001", 7), 1_001_500)
+    assert reader_status(idle, end("binlog.000001", 8), 1_002_500, a_second_ago).lag_s == 1.0
+    not_covered = SeenEnd(end("binlog.000001", 8), 1_001_500)
+    assert reader_status(idle, end("binlog.000001", 8), 1_002_500, not_covered).lag_s == 992.5
 
 
 def test_a_job_has_a_rate_and_an_eta_while_it_reads() -> None:
