@@ -191,8 +191,12 @@ def test_start_over_asks_and_goes_on_from_the_sources_present_end(
     assert unasked.returncode == 1
     assert "Start over?" in unasked.stdout
 
-    done = installation.run("snapshot", "--all", "--start-over", "--yes", "--wait")
+    nightly = ("snapshot", "--all", "--start-over", "--yes", "--wait", "--id", "nightly")
+    done = installation.run(*nightly)
     assert done.returncode == 0, done.stderr
+    again = installation.run(*nightly)
+    assert again.returncode == 2, "the sink would wait for a job that has run already"
+    assert "take another --id" in again.stderr
     execute(books, "INSERT INTO books (id, title) VALUES (9, 'after')")
     assert installation.run("wait", "--timeout", "60").returncode == 0
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
