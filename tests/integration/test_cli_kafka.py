@@ -1,12 +1,15 @@
 """How the commands read Kafka: what is committed, and where logs end."""
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from rowflow.errors import UnreachableError
 from rowflow.feed import Feed
 from rowflow.kafka import Kafka, LogEnds
 from rowflow.settings import KafkaSettings
@@ -62,6 +65,33 @@ def test_only_what_is_committed_is_read_and_read_once(kafka: Kafka, topic: str, 
                 assert follower.new_records() == []
 
 
+class BreaksOff:
+    """A consumer whose broker goes away once, behind the first record."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._polls = itertools.count()
+
+    def poll(self, timeout_s: float) -> Message | None:
+        message = self._consumer.poll(timeout_s)
+        if message is not None and next(self._polls) == 1:
+            raise UnreachableError("the broker went away")
+        return message
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+def test_what_a_broken_off_call_has_read_is_given_by_the_next(kafka: Kafka, topic: str) -> None:
+    kafka.send(topic, [(b"key", str(number).encode()) for number in range(3)])
+    with kafka.follow(topic) as follower:
+        follower._consumer = BreaksOff(follower._consumer)  # type: ignore[assignment]
+        with pytest.raises(UnreachableError):
+            follower.new_records()
+        assert [value for _, value in follower.new_records()] == [b"0", b"1", b"2"]
+        assert follower.new_records() == []
+
+
 def test_the_tail_holds_the_last_records(kafka: Kafka, topic: str) -> None:
     kafka.send(topic, [(b"key", str(number).encode()) for number in range(1_000)])
     with kafka.follow(topic, tail=True) as follower:
@@ -76,9 +106,11 @@ def test_rule_c1_ends_of_logs_count_what_isnt_committed_yet(
     producer.begin_transaction()
     producer.produce(wide, b"1", b"key", partition=1)
     producer.flush(10)
-    assert kafka.log_ends([wide]) == {(wide, 0): LogEnds(0, 0), (wide, 1): LogEnds(0, 1), (wide, 2): LogEnds(0, 0)}
+    topic_id = kafka.shapes([wide])[wide].topic_id
+    ends = kafka.log_ends([wide])
+    assert ends == {(wide, number): LogEnds(0, int(number == 1), topic_id) for number in range(3)}
     producer.commit_transaction(30)
-    assert kafka.log_ends([wide])[wide, 1] == LogEnds(0, 2)
+    assert kafka.log_ends([wide])[wide, 1] == LogEnds(0, 2, topic_id)
 
 
 def test_the_last_record_of_a_job_counts(kafka: Kafka, topic: str, prefix: str) -> None:
