@@ -95,8 +95,8 @@ class Supervisor:
         """``show_line`` gets a child's name and a line of its output; ``tell`` what happens to the children."""
         self._children = [_Child(command) for command in commands]
         self._environment = dict(environment)
-        self._show_line = show_line
-        self._tell = tell
+        self._show_line = _undisturbed(show_line)
+        self._tell = _undisturbed(tell)
         self._start_again_code = start_again_code
         self._ending = asyncio.Event()
         self._outcome = Outcome(0)
@@ -176,6 +176,16 @@ class Supervisor:
     def _running(self) -> list[Process]:
         processes = [child.process for child in self._children]
         return [process for process in processes if process is not None and process.returncode is None]
+
+
+def _undisturbed(show: Callable[..., None]) -> Callable[..., None]:
+    """The same, whatever becomes of the terminal or file behind it: children whose output isn't read stand still."""
+
+    def show_if_possible(*texts: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            show(*texts)
+
+    return show_if_possible
 
 
 def _kill(process: Process) -> None:

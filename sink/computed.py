@@ -66,7 +66,16 @@ def _decimal(value: Any) -> object:
     if type(value) is int:
         value = Decimal(value)
     _exactly(Decimal)(value)
+    if not value.is_finite():
+        raise ValueError("MySQL has no infinity and no NaN")
     return value.quantize(_DECIMAL_PLACES, ROUND_HALF_UP, _DECIMAL_CONTEXT)
+
+
+def _text(value: Any) -> object:
+    """Half of a character that takes two in UTF-16, as JSON's escapes may leave it behind, is no text to MySQL."""
+    _exactly(str)(value)
+    value.encode()
+    return value
 
 
 def _datetime(value: Any) -> object:
@@ -104,7 +113,7 @@ def _float(value: Any) -> object:
 _KINDS: dict[Any, _Kind] = {
     int: _Kind("bigint", _int),
     Decimal: _Kind("decimal(65,30)", _decimal),
-    str: _Kind("longtext CHARACTER SET utf8mb4", _exactly(str)),
+    str: _Kind("longtext CHARACTER SET utf8mb4", _text),
     datetime: _Kind("datetime(6)", _datetime),
     date: _Kind("date", _date),
     bool: _Kind("tinyint(1)", _bool),

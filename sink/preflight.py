@@ -17,7 +17,7 @@ from sink.column_types import SinkDialect
 from sink.computed import ComputedFunctions
 from sink.config import SinkConfig
 from sink.ddl import add_columns, quoted
-from sink.errors import SinkRefused
+from sink.errors import LockConflict, SinkRefused
 from sink.locks import topic_lock
 from sink.mirror_tables import MirrorColumn, columns, fit_computed
 from sink.mirrors import MirrorTarget
@@ -51,7 +51,7 @@ def make_target(
     """Look at the sink, make its mirrors' computed columns fit the functions, and give what slices are written to.
 
     To be called at a worker's start, when the rows of ``_rowflow_tables`` are there.  Raises SinkRefused,
-    FunctionsError.
+    FunctionsError; LockConflict while another worker is at it.
     """
     with pool.lend_long() as session:
         dialect = read_dialect(session)
@@ -61,7 +61,11 @@ def make_target(
             if state.status is MirrorStatus.MADE:
                 schema = schemas.get(state.table.db, state.table.table, state.fingerprint)
                 functions.refuse_clashes(schema)
-                with topic_lock(session, state.topic, _LOCK_WAIT_S):
+                with topic_lock(session, state.topic, _LOCK_WAIT_S) as given:
+                    if not given:
+                        raise LockConflict(
+                            f"another worker is changing the mirror of {state.table}, since {_LOCK_WAIT_S} s"
+                        )
                     fit_computed(session, schema, state.mirror, dialect, functions.columns(state.table))
                 refuse_changed(session, schema, state.mirror, dialect, functions)
     return MirrorTarget(config=config, pool=pool, schemas=schemas, dialect=dialect, functions=functions)

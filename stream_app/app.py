@@ -126,7 +126,7 @@ class _Worker:
         self._reached(lambda: self._report_foreign_offsets(group, facts))
         partitions = sum(len(topic.logs) for topic in facts.values())
         log.info("worker group=%s topics=%d partitions=%d", group, len(facts), partitions)
-        target = self._make_target(self._config, self._pool, self._schemas)
+        target = self._reached(lambda: self._make_target(self._config, self._pool, self._schemas))
         placement = Placement(
             pool=self._pool,
             target=target,

@@ -126,6 +126,7 @@ class CompactedTopic:
         self._records: dict[bytes, bytes] = {}
         self._assigned = False
         self._reached_end = False
+        self._end = 0
         self._consumer = Consumer(
             {
                 **client_options(config),
@@ -158,10 +159,19 @@ class CompactedTopic:
                     self._take(message.key(), message.value())
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
                     self._reached_end = True
+                    self._end = message.offset() or 0
                     return dict(self._records)
                 else:
                     self._assigned = False
                     raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
+
+    def is_whole(self) -> bool:
+        """Whether the last refresh came to the end that the broker names now; raises KafkaUnreachable."""
+        with self._lock, _translated(f"the end of {self._topic}"):
+            if not self._assigned:
+                return self._topic not in self._consumer.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+            offsets = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_TIMEOUT_S)
+            return self._reached_end and offsets[1] <= self._end
 
     def close(self) -> None:
         """Leave Kafka."""

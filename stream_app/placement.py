@@ -81,7 +81,7 @@ class Placement:
         while is_current() and not self._stopping.begun:
             try:
                 found = await self._in_thread(lambda: self._look(place))
-            except (Unreachable, LockConflict) as error:
+            except (Unreachable, LockConflict, KafkaUnreachable) as error:
                 back_off.report(log, "topic=%s partition=%d no progress yet: %s", place.topic, place.partition, error)
                 await back_off.sleep()
                 continue

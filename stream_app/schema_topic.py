@@ -1,25 +1,23 @@
 """Table schemas by fingerprint, as the reader wrote them to ``<prefix>.__schemas``.
 
 Comes in: a fingerprint from an event.  Goes out: the schema.  A fingerprint that isn't there yet is waited for, since the
-partitions of one Kafka transaction don't become visible together (exactness.md W13).  Called from slices' threads.
+partitions of one Kafka transaction don't become visible together (exactness.md W13); a Kafka that is away raises
+KafkaUnreachable instead, for what it holds is unknown.  Called from slices' threads.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
 from schemas.tables import TableName, TableSchema, schema_key
 from schemas.topics import schemas_topic
 from stream_app.config import WorkerConfig
-from stream_app.errors import KafkaUnreachable, SchemaUnknown
+from stream_app.errors import SchemaUnknown
 from stream_app.kafka import CompactedTopic
 
 WAIT_S = 30.0
 LOOK_AGAIN_S = 0.2
-
-log = logging.getLogger("rowflow.worker")
 
 
 class SchemaTopic:
@@ -32,7 +30,10 @@ class SchemaTopic:
         self._schemas: dict[bytes, TableSchema] = {}
 
     def get(self, db: str, table: str, fingerprint: str) -> TableSchema:
-        """The schema of this table with this fingerprint; waits for it up to 30 s, then raises SchemaUnknown."""
+        """The schema of this table with this fingerprint; waits for it up to 30 s, then raises SchemaUnknown.
+
+        Raises KafkaUnreachable, to be called again, where Kafka doesn't answer.
+        """
         key = schema_key(TableName(db, table), fingerprint)
         schema = self._schemas.get(key)
         deadline = time.monotonic() + WAIT_S
@@ -40,7 +41,7 @@ class SchemaTopic:
             with self._lock:
                 schema = self._schemas.get(key) or self._read(key)
             if schema is None:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and self._source.is_whole():
                     raise SchemaUnknown(
                         f"topic {self._topic} holds no schema {fingerprint} of {db}.{table}, though events name it;"
                         f" write it anew and read the table whole: rowflow snapshot {db}.{table}"
@@ -53,11 +54,7 @@ class SchemaTopic:
         self._source.close()
 
     def _read(self, key: bytes) -> TableSchema | None:
-        try:
-            text = self._source.refresh().get(key)
-        except KafkaUnreachable as error:
-            log.warning("%s", error)
-            return None
+        text = self._source.refresh().get(key)
         if text is None:
             return None
         schema = self._schemas[key] = TableSchema.from_json(text)

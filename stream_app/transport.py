@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as AiokafkaPartition
 from aiokafka.errors import (
     ConsumerStoppedError,
+    GroupAuthorizationFailedError,
+    InvalidSessionTimeoutError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
@@ -43,14 +44,18 @@ from stream_app.agents import Delivery
 from stream_app.config import WorkerConfig
 from stream_app.errors import WorkerRefused, WorkerStopped
 from stream_app.places import ChainBrokenError, Places, TopicPartition
+from stream_app.tls import context_of
 
 FETCH_WAIT_MS = 100
 """How long a broker may hold a fetch without data.  While it does, partitions that were just drained wait for the next."""
+CHECK_EVERY_S = 1.0
 UNSOUGHT_PAUSE_S = 0.05
 BROKEN_PAUSE_S = 1.0
 COMMIT_MARK = "rowflow"
 """The metadata of the offsets that Rowflow commits: others were written by a tool."""
 DAY_S = 86_400.0
+SESSION_TIMEOUT_S = 10.0
+"""So long a worker that was killed keeps its partitions."""
 
 log = logging.getLogger("rowflow.worker")
 
@@ -198,6 +203,16 @@ class SliceThread(driver.AIOKafkaConsumerThread):
             return False
         return not any(code for _, partitions in answer.topics for _, code in partitions)
 
+    async def check_in_thread(self) -> None:
+        """Raise what aiokafka keeps for a user that asks: until it is taken, the consumer has no part in its group."""
+        consumer = self._consumer
+        if consumer is not None and consumer._coordinator is not None:  # noqa: SLF001 - Faust never asks
+            consumer._coordinator.check_errors()  # noqa: SLF001
+            fetching = consumer._fetcher.error_future  # noqa: SLF001
+            if fetching.done():
+                fetching.result()
+                raise ConsumerStoppedError
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's search for stuck partitions: it takes those that wait at a barrier or for the sink for stuck."""
 
@@ -285,6 +300,32 @@ class SliceConsumer(driver.Consumer):
         """Commit to Kafka what the sink has stored; False: not now."""
         done: bool = await self._thread.call_thread(self._thread.commit_in_thread, offsets)
         return done
+
+    @faust.Service.task
+    async def _watch_membership(self) -> None:
+        # Not a task of the app: those wait for the first assignment, which may be what doesn't come.
+        while not self.should_stop:
+            await self.sleep(CHECK_EVERY_S)
+            await self._check_membership()
+
+    async def _check_membership(self) -> None:
+        """Notice what has ended the consumer's part in its group; else the worker would stay, alive and deaf."""
+        try:
+            await self._thread.call_thread(self._thread.check_in_thread)
+        except GroupAuthorizationFailedError:
+            self._fail(WorkerRefused(f"Kafka: no right to use group {self.app.conf.id}: grant Read on it to this user"))
+        except InvalidSessionTimeoutError:
+            self._fail(
+                WorkerRefused(
+                    f"Kafka takes no session of {SESSION_TIMEOUT_S:.0f} s: in the broker's configuration set"
+                    f" group.min.session.timeout.ms to {SESSION_TIMEOUT_S * 1000:.0f} at most"
+                )
+            )
+        except KafkaError as error:
+            if error.retriable:
+                log.warning("the group is joined anew: %s", type(error).__name__)
+            else:
+                self._fail(RowflowError(f"Kafka: this worker was put out of its group: {type(error).__name__}"))
 
     async def _getmany(
         self,
@@ -414,7 +455,7 @@ def build_app(
         consumer_auto_offset_reset="none",
         consumer_max_fetch_size=config.slice_bytes_max,
         broker_max_poll_records=config.slice_rows_max,
-        broker_session_timeout=10.0,
+        broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=2.0,
         broker_max_poll_interval=DAY_S,
     )
@@ -436,9 +477,8 @@ def build_app(
 
 def _credentials(options: Mapping[str, str]) -> SASLCredentials | SSLCredentials | None:
     """Faust's form of librdkafka's security settings."""
-    protocol = options.get("security.protocol", "plaintext").lower()
-    context = ssl.create_default_context(cafile=options.get("ssl.ca.location")) if protocol.endswith("ssl") else None
-    if protocol.startswith("sasl"):
+    context = context_of(options)
+    if options.get("security.protocol", "plaintext").lower().startswith("sasl"):
         return SASLCredentials(
             username=options.get("sasl.username"),
             password=options.get("sasl.password"),

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from confluent_kafka.cimpl import NewPartitions
 from MySQLdb.connections import Connection
 
 from schemas.topics import jobs_topic
+from servers.kafka import KafkaServer
 from tests.faults.counted import Stage
 from tests.faults.counting_worker import EARLY_SIGTERM
 from tests.helpers import ServiceAddresses, execute, wait_until
@@ -30,18 +32,22 @@ SOON_S = 40.0
 @pytest.fixture
 def stage(services: ServiceAddresses, sink_schema: str, prefix: str, tmp_path: Path) -> Iterator[Stage]:
     """One captured table with three partitions; workers are ended afterwards."""
-    stage = Stage(
+    stage = stage_on(services, sink_schema, prefix, tmp_path)
+    stage.set_up()
+    yield stage
+    stage.kill_workers()
+
+
+def stage_on(services: ServiceAddresses, sink_schema: str, prefix: str, directory: Path) -> Stage:
+    return Stage(
         prefix,
         services.bootstrap_servers,
         services.sink_root_url,
         f"{services.sink_url.rsplit('/', 1)[0]}/{sink_schema}",
         sink_schema,
         tables=("books",),
-        log_directory=tmp_path,
+        log_directory=directory,
     )
-    stage.set_up()
-    yield stage
-    stage.kill_workers()
 
 
 @pytest.fixture
@@ -380,6 +386,22 @@ def test_a_signal_ends_a_worker_cleanly_within_ten_seconds(
     assert worker.wait(10) == 0
     assert not list(temporary.iterdir())
     assert "Traceback" not in log_of(stage, worker)
+
+
+def test_a_broker_that_takes_no_such_session_is_named_with_its_setting(
+    services: ServiceAddresses, sink_schema: str, prefix: str, tmp_path: Path, own_kafka: Callable[..., KafkaServer]
+) -> None:
+    """As it was once: aiokafka keeps the error for a user that asks, and the worker stayed, alive and deaf."""
+    kafka = own_kafka({"group.min.session.timeout.ms": "30000"})
+    strict = replace(services, bootstrap_servers=kafka.bootstrap_servers)
+    stage = stage_on(strict, sink_schema, prefix, tmp_path)
+    try:
+        stage.set_up()
+        worker = stage.start_worker()
+        assert worker.wait(SOON_S) == 3
+        assert "group.min.session.timeout.ms to 10000" in log_of(stage, worker)
+    finally:
+        stage.kill_workers()
 
 
 def test_a_signal_that_comes_before_faust_handles_them_ends_the_worker(stage: Stage, counted: Connection) -> None:

@@ -80,7 +80,7 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
 
     def start(*children: str) -> Supervised:
         directory = tmp_path / str(len(started))
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         started.append(Supervised(directory, *children))
         return started[-1]
 
@@ -189,6 +189,18 @@ def test_a_childs_long_and_broken_lines_come_through(supervise: Supervise) -> No
     assert f"child 1 | {'x' * 100_000}" in supervised.lines
     assert "child 1 | \ufffd" in supervised.lines
     assert supervised.lines[-1] == "outcome 4: 'end'"
+
+
+def test_output_that_cant_be_written_holds_nobody_up(supervise: Supervise, tmp_path: Path) -> None:
+    """As on a full disk: a child whose output nobody read would stand still, and couldn't be ended."""
+    written = tmp_path / "written"
+    directory = tmp_path / "0"
+    directory.mkdir()
+    (directory / "output").symlink_to("/dev/full")
+    supervised = supervise(f"print('x' * 1_000_000, flush=True); open({str(written)!r}, 'w')\n{_RUNS}")
+    wait_until(written.exists, 20, "the child to go on")
+    supervised.process.terminate()
+    assert supervised.process.wait(10) is not None
 
 
 def test_back_off_doubles_up_to_half_a_minute() -> None:
