@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from schemas.errors import SettingError
 
+_FALSE = {"false", "f", "0"}
+"""What librdkafka takes for it."""
 _PREFIXES = ("ssl.", "sasl.", "enable.ssl.", "enable.sasl.")
 _MAPPED = frozenset(
     {
@@ -48,14 +50,16 @@ def context_of(options: Mapping[str, str]) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=options.get("ssl.ca.location"))
         certificate = options.get("ssl.certificate.location")
         if certificate is not None:
-            context.load_cert_chain(certificate, options.get("ssl.key.location"), options.get("ssl.key.password"))
+            # Without a password OpenSSL would ask for one on the terminal.
+            password = options.get("ssl.key.password", "")
+            context.load_cert_chain(certificate, options.get("ssl.key.location"), password)
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
             f"[kafka.consumer] ssl.ca.location, ssl.certificate.location or ssl.key.location can't be read: {error}"
         ) from None
     if options.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
         context.check_hostname = False
-    if str(options.get("enable.ssl.certificate.verification", "true")).lower() == "false":
+    if str(options.get("enable.ssl.certificate.verification", "true")).lower() in _FALSE:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

@@ -321,8 +321,8 @@ class SliceConsumer(driver.Consumer):
                     f" group.min.session.timeout.ms to {SESSION_TIMEOUT_S * 1000:.0f} at most"
                 )
             )
-        except KafkaError as error:
-            if error.retriable:
+        except (KafkaError, ConsumerStoppedError) as error:
+            if isinstance(error, KafkaError) and error.retriable:
                 log.warning("the group is joined anew: %s", type(error).__name__)
             else:
                 self._fail(RowflowError(f"Kafka: this worker was put out of its group: {type(error).__name__}"))

@@ -181,3 +181,10 @@ def test_rows_are_read_where_the_library_can_decode_nothing(
         process.terminate()
     assert line, (tmp_path / "stderr").read_text()
     assert json.loads(line)["after"] == {"id": 1, "tags": "[1, null]", "price": "46.80"}
+
+
+def test_rule_w12_rows_go_into_the_sink_by_insert_only() -> None:
+    """LOAD DATA LOCAL makes warnings of errors: a value would be changed where an INSERT refuses it."""
+    for file in sorted((ROOT / "sink").glob("*.py")):
+        code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))
+        assert not re.search(r"LOAD\s+DATA\s+LOCAL", code, re.IGNORECASE), f"{file.name} loads files"

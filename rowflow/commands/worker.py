@@ -5,6 +5,7 @@ from __future__ import annotations
 from rowflow.configs import sink_functions, worker_config
 from rowflow.kafka import check_options
 from rowflow.lifeline import has_lifeline, hold_lifeline, was_restarted
+from rowflow.memory import search_garbage_seldom
 from rowflow.options import settings_command
 from rowflow.preflight import check_sink
 from rowflow.settings import Settings
@@ -28,4 +29,5 @@ def worker(settings: Settings) -> int:
     def mirrors(config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic) -> MirrorTarget:
         return make_target(config=config.sink, pool=pool, schemas=schemas, functions=functions)
 
+    search_garbage_seldom()
     return run_worker(worker_config(settings, restarted=was_restarted()), mirrors)

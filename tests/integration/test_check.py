@@ -62,7 +62,7 @@ VALUES = [
 ]
 
 
-def test_equal_values_of_every_type_are_equal_and_each_change_is_found(stand: CheckStand) -> None:
+def test_rule_c2_equal_values_of_every_type_are_equal_and_each_change_is_found(stand: CheckStand) -> None:
     types = [f"c{number} {kind}" for number, (kind, _, _) in enumerate(VALUES)]
     stand.execute(f"CREATE TABLE t (id INT PRIMARY KEY, {', '.join(types)}) CHARACTER SET utf8mb4")
     stand.execute(f"INSERT INTO t VALUES (0, {', '.join(one for _, one, _ in VALUES)})")

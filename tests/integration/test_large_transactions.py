@@ -46,7 +46,7 @@ def position(shop: Pipeline) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("compressed", ["OFF", "ON"])
-def test_rule_r4_a_reader_killed_between_parts_goes_on_behind_them(
+def test_rule_r3_r4_a_reader_killed_between_parts_goes_on_behind_them(
     services: ServiceAddresses, tmp_path: Path, compressed: str
 ) -> None:
     with pipeline(services, tmp_path) as shop, shop.source() as source:

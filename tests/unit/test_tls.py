@@ -24,6 +24,7 @@ def test_without_tls_there_is_no_context() -> None:
         ({}, True, True),
         ({"ssl.endpoint.identification.algorithm": "none"}, True, False),
         ({"enable.ssl.certificate.verification": "false"}, False, False),
+        ({"enable.ssl.certificate.verification": "0"}, False, False),
     ],
 )
 def test_certificates_are_verified_unless_the_options_say_otherwise(
