@@ -189,6 +189,14 @@ class _Cut(NamedTuple):
     end: int
 
 
+class _Rendered(NamedTuple):
+    """What the records of a slice come to."""
+
+    batches: list[Batch]
+    failures: list[Failure]
+    changes: list[Change]
+
+
 class MirrorTarget:
     """What the worker writes slices to (:class:`sink.slices.Target`)."""
 
@@ -221,14 +229,7 @@ class MirrorTarget:
         with self._pool.lend() as session:
             state = read_state(session, slice_.topic)
             cut = _cut(slice_, state)
-            batches: Sequence[Batch] = ()
-            folded = Folded((), (), {})
-            failures: Sequence[Failure] = ()
-            if cut.records:
-                folded = fold(cut.records, state.fingerprint)
-                if folded.foreign:
-                    raise _foreign(slice_, state, folded)
-                batches, failures = self._batches(session, slice_, state, folded)
+            rendered = self._rendered(session, slice_, state, cut.records)
         if cut.barrier is not None and cut.barrier.barrier.kind in {BarrierKind.BEGIN, BarrierKind.SCHEMA}:
             # Here, where it may take its time: while the barrier's work waited, its connection would idle away.
             self._schemas.get(state.table.db, state.table.table, cut.barrier.barrier.fingerprint)
@@ -238,9 +239,9 @@ class MirrorTarget:
             start=slice_.start,
             end=cut.end,
             records=[record for record in cut.records if record.value is not None],
-            batches=batches,
-            failures=(*folded.failures, *failures),
-            undecodable=_undecodable(folded.changes),
+            batches=rendered.batches,
+            failures=rendered.failures,
+            undecodable=_undecodable(rendered.changes),
             cut=cut.barrier,
             runs=self._runs,
             dead_letters_in_a_row_max=self._config.dead_letters_in_a_row_max,
@@ -253,6 +254,22 @@ class MirrorTarget:
             return self._work(session, topic, barrier, field)
 
         return barriers.try_to_finish(self._pool, topic, barrier_id, partitions, work)
+
+    def _rendered(self, session: Session, slice_: Slice, state: TableState, records: Sequence[Record]) -> _Rendered:
+        """Where a key's last change can't be made, the one before it counts, as if the slice had ended between them."""
+        rendered = _Rendered([], [], [])
+        while records:
+            folded = fold(records, state.fingerprint)
+            if folded.foreign:
+                raise _foreign(slice_, state, folded)
+            batches, failures = self._batches(session, slice_, state, folded)
+            rendered.batches.extend(batches)
+            rendered.failures.extend((*folded.failures, *failures))
+            rendered.changes.extend(folded.changes)
+            failed = {failure.record.offset for failure in rendered.failures}
+            keys = {failure.record.key for failure in failures}
+            records = [record for record in records if record.key in keys and record.offset not in failed]
+        return rendered
 
     def _batches(
         self, session: Session, slice_: Slice, state: TableState, folded: Folded

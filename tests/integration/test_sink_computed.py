@@ -99,6 +99,33 @@ def test_function_that_raises_files_its_row_and_the_rest_goes_on(
     assert str(reason).startswith("function value raised TypeError (functions.py:6): ")
 
 
+@pytest.mark.parametrize("cuts", range(4))
+def test_where_a_slice_is_cut_changes_nothing_beside_a_row_that_raises(
+    make_stand: MakeStand, functions: Functions, rows: Rows, cuts: int
+) -> None:
+    """Each key's last change raises: what came before it counts, be it in the same slice or in one before."""
+    stand = make_stand(functions(VALUE))
+    stand.begin()
+    stand.logs[0].create(book(1)).create(book(2)).create(book(3))
+    stand.handle()
+    log = stand.logs[0]
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: log.update(book(2), book(2, stock=7)).delete(book(1)),
+        lambda: log.create(book(1, price=None)).update(book(3), book(3, stock=5)).update(book(3), book(3, price=None)),
+        lambda: log.update(book(3), book(3, price=None, stock=1)).update(book(2), book(2, price=None)),
+    )
+    for number, step in enumerate(steps):
+        step()
+        if cuts >> number & 1:
+            stand.handle()
+    stand.handle()
+    assert rows("SELECT id, stock FROM {}.books ORDER BY id") == [(2, 7), (3, 5)]
+    letters = rows(
+        "SELECT CONVERT(`key` USING utf8mb4), COUNT(*) FROM {}._rowflow_dead_letters GROUP BY `key` ORDER BY 1"
+    )
+    assert letters == [('{"id":1}', 1), ('{"id":2}', 1), ('{"id":3}', 2)]
+
+
 def test_new_function_adds_its_column_and_a_whole_reading_renews(
     make_stand: MakeStand, functions: Functions, rows: Rows
 ) -> None:
