@@ -65,8 +65,8 @@ def wait_until_held(pipeline: Pipeline, deadline: Deadline, tables: Collection[T
         feed.refresh()
         refuse_standing_still(feed.tables, captured)
         return (
-            unread_place(feed.position, end)
-            or unread_table(feed.tables, captured)
+            unread_table(feed.tables, captured)
+            or unread_place(feed.position, end)
             or unfinished_job([*feed.requests.values(), *feed.jobs.values()], feed.jobs, captured)
             or unmade_mirror(pipeline, captured)
         )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from tests.helpers import unique_name
+from tests.helpers import unique_name, wait_until
 
 _TO_END_S = 60.0
 _BATCH = 5_000
@@ -115,7 +115,8 @@ def last_value(bootstrap_servers: str, topic: str) -> dict[str, Any] | None:
     with consumer(bootstrap_servers) as reader:
         if topic not in reader.list_topics(timeout=10).topics:
             return None
-        low, high = reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
+        ends = wait_until(lambda: _watermarks(reader, topic), _TO_END_S, f"a leader of {topic}")
+        low, high = ends or (0, 0)
         span = 50
         while high > low:
             start = max(low, high - span)
@@ -127,6 +128,16 @@ def last_value(bootstrap_servers: str, topic: str) -> dict[str, Any] | None:
             if start == low:
                 return None
             span *= 8
+        return None
+
+
+def _watermarks(reader: Consumer, topic: str) -> tuple[int, int] | None:
+    """Where a log begins and ends; None while a broker that was restarted doesn't lead it yet."""
+    try:
+        return reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
+    except KafkaException as error:
+        if not error.args[0].retriable():
+            raise
         return None
 
 

@@ -110,7 +110,7 @@ def test_rule_c1_ends_of_logs_count_what_isnt_committed_yet(
     ends = kafka.log_ends([wide])
     assert ends == {(wide, number): LogEnds(0, int(number == 1), topic_id) for number in range(3)}
     producer.commit_transaction(30)
-    assert kafka.log_ends([wide])[wide, 1] == LogEnds(0, 2, topic_id)
+    wait_until(lambda: kafka.log_ends([wide])[wide, 1] == LogEnds(0, 2, topic_id), 10, "the marker")
 
 
 def test_the_last_record_of_a_job_counts(kafka: Kafka, topic: str, prefix: str) -> None:
