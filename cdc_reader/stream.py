@@ -401,7 +401,7 @@ class Stream:
         if self._parts or self._skip or kept < 0:
             raise SourceStopped(
                 f"the transaction at {self.place_text()} is rolled back, but its first rows are published already; "
-                "the tables that it wrote to have to be read anew: rowflow snapshot --all"
+                "the tables that it wrote to have to be read anew: rowflow snapshot --all --start-over"
             )
         behind = [
             batch for batch in self.batches[kept:] if batch.table is None or not self._tables.transactional(batch.table)
