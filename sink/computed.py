@@ -35,6 +35,7 @@ from sink.values import RowForm, UnreadableError, python_conversion
 _MARK = "__rowflow_tables__"
 _MODULE_NAME = "rowflow_functions"
 
+_BIGINT_END = 1 << 63
 _DECIMAL_PLACES = Decimal(1).scaleb(-30)
 _DECIMAL_CONTEXT = Context(prec=65)
 
@@ -100,7 +101,12 @@ def _json(value: Any) -> object:
 
 
 def _int(value: Any) -> object:
-    return int(value) if type(value) is bool else _exactly(int)(value)
+    """Python writes out no int of more than 4300 digits; what a bigint doesn't hold is refused here already."""
+    number = int(value) if type(value) is bool else value
+    _exactly(int)(number)
+    if not -_BIGINT_END <= number < _BIGINT_END:
+        raise ValueError("MySQL's bigint doesn't hold the number")
+    return number
 
 
 def _float(value: Any) -> object:

@@ -33,6 +33,7 @@ bytes each: MySQL manual, "Range Optimization") the server reads the whole table
 
 _NEW = "rowflow_new"
 _WRONG_TYPE = "a column's value is of no type that SQL has"
+_NO_LITERAL = "a column's value can't be written in SQL: half of a surrogate pair, or a number with too many digits"
 
 
 class RenderedRow(NamedTuple):
@@ -108,6 +109,8 @@ class DeleteForm:
             return b"(" + b" AND ".join(map(_matches, self._key, key, [literals] * len(key))) + b")"
         except KeyError:
             raise UnreadableError(_WRONG_TYPE) from None
+        except ValueError:
+            raise UnreadableError(_NO_LITERAL) from None
 
     def batches(self, rows: Iterable[RenderedRow]) -> Iterator[Batch]:
         """Statements over keys as :meth:`condition` gives them."""
@@ -126,11 +129,13 @@ def literals_of(literal: Literal) -> Literals:
 
 
 def render(values: Iterable[object], literals: Literals) -> bytes:
-    """A row as it stands after VALUES; raises UnreadableError where a value is of no type that SQL has."""
+    """A row as it stands after VALUES; raises UnreadableError where SQL can't hold a value."""
     try:
         return b"(" + b",".join([literals[type(value)](value) for value in values]) + b")"
     except KeyError:
         raise UnreadableError(_WRONG_TYPE) from None
+    except ValueError:
+        raise UnreadableError(_NO_LITERAL) from None
 
 
 def key_order(schema: TableSchema, columns: Sequence[Column]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:

@@ -53,7 +53,7 @@ def parameter_conversion(column: Column, *, compared: bool = False) -> Conversio
     if column.type == "float":
         return _exact_float
     if column.type == "decimal" and compared:
-        return Decimal
+        return _finite
     return None
 
 
@@ -112,6 +112,14 @@ def _without_zone(value: str) -> str:
     if not value.endswith("Z"):
         raise ValueError("a TIMESTAMP ends with Z")
     return value[:-1]
+
+
+def _finite(value: str) -> Decimal:
+    """A NaN would stand in the statement as a name of a column."""
+    number = Decimal(value)
+    if not number.is_finite():
+        raise ValueError("no number")
+    return number
 
 
 def _exact_float(value: float) -> float:

@@ -59,6 +59,8 @@ def test_annotation_is_the_columns_type(tmp_path: Path, annotation: str, sql_typ
     [
         ("int", "len(row['title'])", 6),
         ("int", "None", None),
+        ("int", "-(1 << 63)", -(1 << 63)),
+        ("int", "True", 1),
         ("Decimal", "row['price'] * row['stock']", Decimal("140.40")),
         ("Decimal", "Decimal(2) / 3", Decimal("0.666666666666666666666666666700")),
         ("str", "row['tags']['genre'].upper()", "POETRY"),
@@ -82,6 +84,9 @@ def test_functions_see_python_values_and_give_parameters(
     [
         ("int", "1 // 0", r"function f raised ZeroDivisionError \(functions.py:6\)"),
         ("int", "'5'", "function f raised TypeError"),
+        ("int", "1 << 63", "function f raised ValueError"),
+        ("int", "10 ** 5000", "function f raised ValueError"),
+        ("float", "float('-inf')", "function f raised ValueError"),
         ("float", "float('nan')", "function f raised ValueError"),
         ("Decimal", "Decimal('Infinity')", "function f raised ValueError"),
         ("Decimal", "Decimal('NaN')", "function f raised ValueError"),

@@ -72,5 +72,22 @@ def test_values_of_no_sql_type_are_refused(value: object) -> None:
         render([1, value], LITERALS)
 
 
+@pytest.mark.parametrize("value", ["\ud83d", 10**5000], ids=["half", "long"])
+def test_values_without_a_literal_are_refused_and_not_shown(value: str | int) -> None:
+    literals = literals_of(lambda text: str(text).encode())
+    key = DeleteForm(replace(BOOKS, primary_key=(KeyPart("id"), KeyPart("title"))), "t")
+    with pytest.raises(UnreadableError, match="can't be written in SQL"):
+        render([1, value], literals)
+    with pytest.raises(UnreadableError, match="can't be written in SQL"):
+        key.condition([1, value], literals)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+def test_decimal_keys_are_numbers(number: str) -> None:
+    prices = replace(BOOKS, primary_key=(KeyPart("price"),))
+    with pytest.raises(UnreadableError, match="column price"):
+        DeleteForm(prices, "t").parameters({"price": number})
+
+
 def test_numbers_and_null_need_no_escaping() -> None:
     assert render([1, None, -5, "x"], LITERALS) == b"(1,NULL,-5,<x>)"
