@@ -11,7 +11,8 @@ from schemas.errors import RefusedError
 from schemas.patterns import TablePatterns
 from sink.computed import ComputedFunctions
 from sink.config import SinkConfig
-from sink.errors import SinkRefused
+from sink.errors import LockConflict, SinkRefused
+from sink.locks import topic_lock
 from sink.preflight import ServerIdentity, identity_of, refuse_loop, refuse_renamed, try_grants, version_numbers
 from sink.sql import SessionPool
 from sink.tables import all_states
@@ -84,6 +85,15 @@ def test_fault_k6_column_that_needs_a_value_stops_a_running_worker(stand: SinkSt
 def test_mirror_that_is_gone_is_refused(stand: SinkStand, rows: Rows) -> None:
     rows("DROP TABLE {}.books")
     assert "rowflow snapshot shop.books --start-over" in refusal(stand)
+
+
+def test_lock_that_is_not_given_leaves_the_mirror_as_it_is(stand: SinkStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sink.preflight._LOCK_WAIT_S", 0)
+    with stand.pool.lend_long() as other, topic_lock(other, stand.topic, 0) as given:
+        assert given
+        with pytest.raises(LockConflict, match=r"another worker is changing the mirror of shop\.books"):
+            stand.start(ComputedFunctions())
+    stand.start(ComputedFunctions())
 
 
 def test_mirror_of_another_name_is_refused(stand: SinkStand) -> None:
