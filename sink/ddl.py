@@ -116,6 +116,11 @@ def add_columns(
     return f"ALTER TABLE {quoted(mirror)} {', '.join(clauses)}"
 
 
+def add_clauses(schema: TableSchema, dialect: SinkDialect, added: Sequence[str]) -> str:
+    """What adds columns of ``schema`` to the end of any table."""
+    return ", ".join(f"ADD COLUMN {_definition(schema, schema.by_name[name], dialect)}" for name in added)
+
+
 def change_computed_column(mirror: str, column: ComputedColumn) -> str:
     """ALTER TABLE that gives a computed column another type; what the old function computed is gone."""
     name = quoted(column.name)

@@ -19,6 +19,7 @@ from sink.ddl import (
     MIRROR_COMMENT,
     ComputedColumn,
     SecondaryIndex,
+    add_clauses,
     add_columns,
     add_index,
     change_computed_column,
@@ -90,10 +91,47 @@ def follow(
             f"{new.name} has new columns {', '.join(clashing)}, which its mirror has as computed columns."
             f"  Rename their functions in functions.py, then: rowflow snapshot {new.name}"
         )
-    present = {column.name for column in columns(session, mirror)}
-    missing = [name for name in change.added if name not in present]
+    present = {column.name.lower() for column in columns(session, mirror)}
+    missing = [name for name in change.added if name.lower() not in present]
+    _refuse_others(session, new, mirror, dialect, [name for name in change.added if name not in missing])
     if missing:
         _run(session, add_columns(new, mirror, dialect, missing), new.name)
+
+
+def _refuse_others(
+    session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, names: Sequence[str]
+) -> None:
+    """Raise SinkStopped where columns that are there already aren't those that would be added.
+
+    They may be left over from a function, or added by hand.  The server itself says how what is wanted would show.
+    """
+    if not names:
+        return
+    probe = f"_rowflow_probe_{session.fetch('SELECT CONNECTION_ID()')[0][0]}"
+    session.execute(f"CREATE TEMPORARY TABLE {quoted(probe)} (rowflow_first INT)")
+    try:
+        session.execute(f"ALTER TABLE {quoted(probe)} {add_clauses(schema, dialect, names)}")
+        wanted = _shown(session, probe)
+    finally:
+        session.execute(f"DROP TEMPORARY TABLE {quoted(probe)}")
+    present = _shown(session, mirror)
+    other = [name for name in names if present[name.lower()] != wanted[name.lower()]]
+    if other:
+        drops = ", ".join(f"DROP COLUMN {quoted(name)}" for name in other)
+        raise SinkStopped(
+            f"{schema.name} has new columns {', '.join(other)}, and its mirror {mirror} has others of these names, which"
+            f" Rowflow didn't make for them.  On the sink: ALTER TABLE {quoted(mirror)} {drops};"
+            f"  then: rowflow snapshot {schema.name}"
+        )
+
+
+def _shown(session: Session, table: str) -> dict[str, tuple[object, ...]]:
+    """Type, collation, whether it may be NULL, and whether it is generated, by the name in small letters."""
+    rows = session.fetch(f"SHOW FULL COLUMNS FROM {quoted(table)}")
+    return {
+        _text(name).lower(): (_text(kind), _text(collation), _text(null), "GENERATED" in _text(extra).split())
+        for name, kind, collation, null, _, _, extra, *_ in rows
+    }
 
 
 def empty(session: Session, table: TableName, mirror: str) -> None:

@@ -140,6 +140,25 @@ def test_new_columns_are_added_at_their_place(make_stand: MakeStand, rows: Rows)
     assert [row[0] for row in rows("SHOW COLUMNS FROM {}.books")] == ["id", "title", "pages", "price", "stock", "tags"]
 
 
+@pytest.mark.parametrize("other", ["pages BIGINT NULL", "Pages INT NOT NULL", "pages INT AS (stock + 1)"])
+def test_column_that_has_a_new_ones_name_is_not_taken_for_it(make_stand: MakeStand, rows: Rows, other: str) -> None:
+    stand = make_stand(known=[BOOKS_WITH_PAGES])
+    stand.begin()
+    rows(f"ALTER TABLE {{}}.books ADD COLUMN {other}")
+    log = stand.logs[0]
+    log.schema = BOOKS_WITH_PAGES
+    log.barrier(BarrierKind.SCHEMA, "s1", old_fingerprint=BOOKS.fingerprint).create(book(1, pages=300))
+    stand.handle()
+    with pytest.raises(StoppedError, match=r"then: rowflow snapshot shop\.books") as stop:
+        stand.finish("s1")
+    statement = re.search(r"ALTER TABLE ([^;]*);", str(stop.value))
+    assert statement is not None
+    rows(f"ALTER TABLE {{}}.{statement[1]}")
+    assert stand.finish("s1")
+    stand.handle()
+    assert rows("SELECT id, pages FROM {}.books") == [(1, 300)]
+
+
 def test_any_other_change_is_a_loud_stop(make_stand: MakeStand, rows: Rows) -> None:
     shorter = replace(BOOKS, columns=BOOKS.columns[:-1])
     stand = make_stand(known=[shorter])
