@@ -9,7 +9,7 @@ them, in order.  Tombstones say nothing that the ``d`` before them didn't.  Pure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,6 +104,25 @@ def undecodable_columns(record: Record) -> tuple[str, ...]:
             except (orjson.JSONDecodeError, TypeError):
                 return ("unknown",)
     return ()
+
+
+def undecodable(changes: Iterable[Change]) -> list[Failure]:
+    """What is to be filed of changes that are written without some of their texts."""
+    letters = []
+    for record, _, gone in changes:
+        if record.headers and not gone:
+            columns = undecodable_columns(record)
+            if columns:
+                letters.append(
+                    Failure(record, f"text not valid in its character set, stored as NULL: {', '.join(columns)}")
+                )
+    return letters
+
+
+def earlier(records: Iterable[Record], refused: Iterable[Failure], failed: Container[int]) -> list[Record]:
+    """The records of refused changes' keys that lie before them, but for those, by offset, that have failed too."""
+    ends = {failure.record.key: failure.record.offset for failure in refused}
+    return [record for record in records if record.offset < ends.get(record.key, -1) and record.offset not in failed]
 
 
 def _change(record: Record, value: bytes) -> tuple[Change, str]:

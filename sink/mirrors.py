@@ -12,7 +12,7 @@ done again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from sink.computed import ComputedFunctions, RowComputer
 from sink.config import SinkConfig
 from sink.ddl import SecondaryIndex
 from sink.errors import SinkStopped, StatementFailed
-from sink.fold import BarrierRecord, Change, Failure, Folded, find_barrier, fold, undecodable_columns
+from sink.fold import BarrierRecord, Change, Failure, Folded, earlier, find_barrier, fold, undecodable
 from sink.refusals import write
 from sink.slices import Record, Slice
 from sink.sql import Session, SessionPool
@@ -129,6 +129,8 @@ class PreparedSlice:
     undecodable: Sequence[Failure]
     """Records that are written, with NULL for the columns that could not be decoded, and filed as letters too."""
     cut: BarrierRecord | None
+    render: Callable[[Session, Sequence[Record]], _Rendered]
+    """What takes the place of changes that the server refuses: the ones before them."""
     runs: dead_letters.RunCounter
     dead_letters_in_a_row_max: int
 
@@ -140,22 +142,31 @@ class PreparedSlice:
     def apply(self, session: Session) -> None:
         """Write rows, letters and the entry at the barrier, inside the transaction that is open."""
         failed = {failure.record.offset: failure for failure in self.failures}
-        for batch in self.batches:
-            try:
-                refused = write(session, batch)
-            except StatementFailed as error:
-                if error.code in _CHANGED_BY_HAND:
-                    raise self._changed_by_hand(error) from error
-                raise
+        altered = list(self.undecodable)
+        refused = self._written(session, self.batches)
+        while refused:
             failed.update((failure.record.offset, failure) for failure in refused)
+            before = self.render(session, earlier(self.records, refused, failed))
+            failed.update((failure.record.offset, failure) for failure in before.failures)
+            altered += undecodable(before.changes)
+            refused = self._written(session, before.batches)
         run = self.runs.longest(self.topic, self.partition, self.start, self.end, self.records, failed)
         if run.length > self.dead_letters_in_a_row_max:
             reason = failed[run.last_offset].reason
             raise dead_letters.too_many(self.topic, self.partition, run, reason, self.dead_letters_in_a_row_max)
-        letters = {failure.record.offset: failure for failure in self.undecodable} | failed
+        letters = {failure.record.offset: failure for failure in altered} | failed
         dead_letters.file_letters(session, self.topic, self.partition, (letters[offset] for offset in sorted(letters)))
         if self.cut is not None:
             barriers.enter(session, self.topic, self.partition, self.cut)
+
+    def _written(self, session: Session, batches: Sequence[Batch]) -> list[Failure]:
+        """Run the batches; returns the rows that the server refuses."""
+        try:
+            return [failure for batch in batches for failure in write(session, batch)]
+        except StatementFailed as error:
+            if error.code in _CHANGED_BY_HAND:
+                raise self._changed_by_hand(error) from error
+            raise
 
     def _changed_by_hand(self, error: StatementFailed) -> SinkStopped:
         return SinkStopped(
@@ -241,8 +252,9 @@ class MirrorTarget:
             records=[record for record in cut.records if record.value is not None],
             batches=rendered.batches,
             failures=rendered.failures,
-            undecodable=_undecodable(rendered.changes),
+            undecodable=undecodable(rendered.changes),
             cut=cut.barrier,
+            render=lambda session, records: self._rendered(session, slice_, state, records),
             runs=self._runs,
             dead_letters_in_a_row_max=self._config.dead_letters_in_a_row_max,
         )
@@ -267,8 +279,7 @@ class MirrorTarget:
             rendered.failures.extend((*folded.failures, *failures))
             rendered.changes.extend(folded.changes)
             failed = {failure.record.offset for failure in rendered.failures}
-            keys = {failure.record.key for failure in failures}
-            records = [record for record in records if record.key in keys and record.offset not in failed]
+            records = earlier(records, failures, failed)
         return rendered
 
     def _batches(
@@ -353,18 +364,6 @@ def _from_awaited(slice_: Slice, job: str) -> _Cut:
         if found is not None and found[1].barrier.kind is BarrierKind.BEGIN and found[1].barrier.job == job:
             return _Cut((), found[1], record.offset + 1)
     return _Cut((), None, slice_.end)
-
-
-def _undecodable(changes: Sequence[Change]) -> list[Failure]:
-    letters = []
-    for record, _, gone in changes:
-        if record.headers and not gone:
-            columns = undecodable_columns(record)
-            if columns:
-                letters.append(
-                    Failure(record, f"text not valid in its character set, stored as NULL: {', '.join(columns)}")
-                )
-    return letters
 
 
 def _foreign(slice_: Slice, state: TableState, folded: Folded) -> SinkStopped:

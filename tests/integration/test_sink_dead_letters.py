@@ -62,6 +62,27 @@ def test_guilty_rows_are_found_among_many(stand: SinkStand, rows: Rows) -> None:
     assert all("refuses the row" in str(row[0]) for row in rows("SELECT reason FROM {}._rowflow_dead_letters"))
 
 
+@pytest.mark.parametrize("cuts", range(4))
+def test_where_a_slice_is_cut_changes_nothing_beside_a_row_that_is_refused(
+    stand: SinkStand, rows: Rows, cuts: int
+) -> None:
+    log = stand.logs[0].create(book(1)).create(book(2)).create(book(3))
+    stand.handle()
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: log.update(book(2), book(2, stock=7)).delete(book(1)),
+        lambda: log.create(book(1, stock=1 << 31)).update(book(3), book(3, stock=5)).raw(b'{"id":3}', b"{"),
+        lambda: log.update(book(3), book(3, tags="{")).update(book(2), book(2, price="46.805")),
+    )
+    for number, step in enumerate(steps):
+        step()
+        if cuts >> number & 1:
+            stand.handle()
+    stand.handle()
+    assert rows("SELECT id, stock FROM {}.books ORDER BY id") == [(2, 7), (3, 5)]
+    letters = rows("SELECT CONVERT(`key` USING utf8mb4) FROM {}._rowflow_dead_letters ORDER BY 1")
+    assert letters == [('{"id":1}',), ('{"id":2}',), ('{"id":3}',), ('{"id":3}',)]
+
+
 def test_row_that_the_sink_would_change_is_not_written(stand: SinkStand, rows: Rows) -> None:
     stand.logs[0].create(book(1)).create(book(2, price="46.805")).create(book(3))
     assert stand.handle() is Outcome.STORED
