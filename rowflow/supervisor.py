@@ -32,6 +32,9 @@ STEADY_S = 60.0
 """A child that ran for so long begins its back-off anew when it ends."""
 
 _DRAIN_S = 1.0
+_KILL_S = 1.0
+"""How long after the killing is waited for.  asyncio takes a process for ended when its pipes are too, and one that a
+child has started, in a session of its own, may hold these open."""
 _LINE_BYTES_MAX = 1 << 20
 _MESSAGE_LINES_MAX = 60
 _MESSAGE_START = "rowflow: "
@@ -117,7 +120,10 @@ class Supervisor:
             if child.process in self._running():
                 self._tell(f"{child.command.name} didn't end within {END_TIME_S:.0f} s and is killed")
                 _kill(child.process)
-        await asyncio.gather(*keepers)
+        ended, left = await asyncio.wait(keepers, timeout=_KILL_S)
+        for keeper in left:
+            keeper.cancel()
+        await asyncio.gather(*ended)
         return self._outcome
 
     def _on_signal(self) -> None:
@@ -182,7 +188,7 @@ def _undisturbed(show: Callable[..., None]) -> Callable[..., None]:
     """The same, whatever becomes of the terminal or file behind it: children whose output isn't read stand still."""
 
     def show_if_possible(*texts: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):
             show(*texts)
 
     return show_if_possible

@@ -17,10 +17,14 @@ START_AGAIN = 75
 _SUPERVISE = """
 import asyncio, os, sys
 from rowflow.supervisor import ChildCommand, Supervisor
+def show(name, line):
+    print(f"{name} | {line}", flush=True)
+    if line == "can't be shown":
+        raise RuntimeError
 supervisor = Supervisor(
     [ChildCommand(f"child {number}", (sys.executable, "-c", code)) for number, code in enumerate(sys.argv[1:], 1)],
     environment=os.environ,
-    show_line=lambda name, line: print(f"{name} | {line}", flush=True),
+    show_line=show,
     tell=lambda text: print(text, flush=True),
     start_again_code=75,
 )
@@ -201,6 +205,35 @@ def test_output_that_cant_be_written_holds_nobody_up(supervise: Supervise, tmp_p
     wait_until(written.exists, 20, "the child to go on")
     supervised.process.terminate()
     assert supervised.process.wait(10) is not None
+
+
+@pytest.mark.parametrize("line", ["can't be shown", "\udcff"])
+def test_whatever_showing_a_line_raises_the_rest_is_read(
+    supervise: Supervise, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    shown = line.encode(errors="surrogateescape") + b"\n"
+    supervised = supervise(
+        f"import sys; sys.stdout.buffer.write({shown!r} + b'x' * 1_000_000); print('\\nend'); sys.exit(4)"
+    )
+    assert supervised.process.wait(20) == 0
+    assert supervised.lines[-1] == "outcome 4: 'end'"
+
+
+def test_one_that_a_child_left_behind_with_its_pipes_holds_nobody_up(supervise: Supervise) -> None:
+    child = (
+        "import subprocess\n"
+        "print('left', subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True)\n" + _RUNS
+    )
+    supervised = supervise(child)
+    pid = int(supervised.wait_for("| left")[0].split()[-1])
+    supervised.wait_for("| runs")
+    try:
+        supervised.process.terminate()
+        supervised.process.wait(15)
+        assert "outcome 0: ''" in supervised.lines
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_back_off_doubles_up_to_half_a_minute() -> None:
