@@ -4,10 +4,12 @@ has.
 
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -120,3 +122,15 @@ def delete_topics(bootstrap_servers: str, prefix: str) -> None:
         admin = AdminClient({"bootstrap.servers": bootstrap_servers})
         for deleted in admin.delete_topics(names, operation_timeout=30).values():
             deleted.result()
+
+
+def suspend(pid: int) -> None:
+    """SIGSTOP; returns when every thread stands.  On a busy machine one may go on for a while after the signal."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: set(thread_states(pid)) == {"T"}, 10, f"the threads of process {pid} to stand")
+
+
+def thread_states(pid: int) -> list[str]:
+    """proc(5): the letters of the states of a process's threads."""
+    stats = [file.read_text(encoding="ascii", errors="replace") for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]

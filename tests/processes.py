@@ -30,6 +30,7 @@ from tests.helpers import (
     delete_topics,
     drop_database,
     execute,
+    suspend,
     unique_name,
     wait_until,
 )
@@ -66,8 +67,8 @@ class Program:
         self.process.wait(END_S)
 
     def suspend(self) -> None:
-        """SIGSTOP."""
-        self.process.send_signal(signal.SIGSTOP)
+        """SIGSTOP; returns when it stands."""
+        suspend(self.process.pid)
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -14,7 +14,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from servers.kafka import KafkaServer
 from tests import oracle
 from tests.faults.crashing import launcher
-from tests.helpers import ServiceAddresses, execute
+from tests.helpers import ServiceAddresses, execute, thread_states
 from tests.processes import Pipeline, Program, pipeline, waiting_workers
 from tests.topics import read_topics
 
@@ -127,7 +127,9 @@ def stopped_in_its_transaction(addresses: ServiceAddresses, directory: Path) -> 
         execute(source, "INSERT INTO ints VALUES (0, 1), (1, 1)")
         shop.wait_read()
         execute(source, "INSERT INTO ints VALUES (2, 1), (3, 1)")
-        shop.until(lambda: state_of(reader) == STOPPED, GOES_ON_S, "the reader to stop inside its transaction")
+        shop.until(
+            lambda: STOPPED in thread_states(reader.process.pid), GOES_ON_S, "the reader to stop inside its transaction"
+        )
         assert open_transaction(shop, "ints")
         shop.until(lambda: not open_transaction(shop, "ints"), GOES_ON_S, "the broker to give the transaction up")
         execute(source, "UPDATE ints SET amount = amount + 1")
@@ -141,12 +143,6 @@ def must_hold(shop: Pipeline) -> None:
         oracle.report(oracle.topic_differences(source, shop.database, "ints", events))
     oracle.report(oracle.broken_histories(events, complete=True))
     oracle.report(oracle.doubled(events))
-
-
-def state_of(program: Program) -> str:
-    """proc(5): the letter of a process's state."""
-    stat = Path(f"/proc/{program.process.pid}/stat").read_text(encoding="ascii", errors="replace")
-    return stat.rpartition(")")[2].split()[0]
 
 
 def open_transaction(shop: Pipeline, table: str) -> bool:

@@ -24,7 +24,7 @@ from schemas.topics import jobs_topic
 from servers.kafka import KafkaServer
 from tests.faults.counted import Stage
 from tests.faults.counting_worker import EARLY_SIGTERM
-from tests.helpers import ServiceAddresses, execute, wait_until
+from tests.helpers import ServiceAddresses, execute, suspend, wait_until
 
 SOON_S = 40.0
 
@@ -361,7 +361,7 @@ def test_rule_w9_a_worker_stopped_inside_a_transaction_holds_nobody_up_and_write
         execute(holder, "LOCK TABLES seen WRITE")
         write(stage, range(3, 30))
         wait_until(lambda: in_transactions(counted, stage.schema) == 3, SOON_S, "three open transactions")
-        zombie.send_signal(signal.SIGSTOP)
+        suspend(zombie.pid)
         execute(holder, "UNLOCK TABLES")
     stage.start_worker()
     wait_until(lambda: len(seen(counted)) >= 30, 60, "the other worker to go on")
