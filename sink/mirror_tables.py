@@ -98,6 +98,11 @@ def follow(
         _run(session, add_columns(new, mirror, dialect, missing), new.name)
 
 
+def probe_name(session: Session) -> str:
+    """A name for a table that lives for a moment; no other session has it."""
+    return f"_rowflow_probe_{session.fetch('SELECT CONNECTION_ID()')[0][0]}"
+
+
 def _refuse_others(
     session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, names: Sequence[str]
 ) -> None:
@@ -107,7 +112,7 @@ def _refuse_others(
     """
     if not names:
         return
-    probe = f"_rowflow_probe_{session.fetch('SELECT CONNECTION_ID()')[0][0]}"
+    probe = probe_name(session)
     session.execute(f"CREATE TEMPORARY TABLE {quoted(probe)} (rowflow_first INT)")
     try:
         session.execute(f"ALTER TABLE {quoted(probe)} {add_clauses(schema, dialect, names)}")

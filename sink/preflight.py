@@ -19,7 +19,7 @@ from sink.config import SinkConfig
 from sink.ddl import add_columns, quoted
 from sink.errors import LockConflict, SinkRefused
 from sink.locks import topic_lock
-from sink.mirror_tables import MirrorColumn, columns, fit_computed
+from sink.mirror_tables import MirrorColumn, columns, fit_computed, probe_name
 from sink.mirrors import MirrorTarget
 from sink.sql import Session, SessionPool
 from sink.tables import MirrorStatus, SchemaSource, TableState, all_states
@@ -98,8 +98,7 @@ def try_grants(session: Session) -> None:
 
     The table is gone afterwards.
     """
-    number = session.fetch("SELECT CONNECTION_ID()")[0][0]
-    probe = quoted(f"_rowflow_probe_{number}")
+    probe = quoted(probe_name(session))
     session.execute(f"CREATE TABLE {probe} (a INT PRIMARY KEY)")
     try:
         session.execute(f"ALTER TABLE {probe} ADD COLUMN b INT NULL, ADD INDEX b (b)")

@@ -10,7 +10,6 @@ W1), by the first insertion (W6), and by :func:`start_over`.  A topic of another
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from schemas.jobs import JobRequest
 from schemas.tables import TableName
 from sink.config import SinkConfig
 from sink.errors import LockConflict, SinkRefused, SinkStopped
+from sink.locks import topic_lock
 from sink.sql import Session
 
 LOCK_WAIT_S = 20
@@ -320,15 +320,11 @@ def _refuse_shared_mirror(session: Session, config: SinkConfig, facts: TopicFact
 
 @contextmanager
 def _locked(session: Session, topic: str) -> Iterator[None]:
-    """Hold a lock of this sink and topic, on this very connection."""
-    name = "rowflow:" + hashlib.sha256(f"{session.database}\0{topic}".encode()).hexdigest()[:32]
-    if session.fetch("SELECT GET_LOCK(%s, %s)", (name, LOCK_WAIT_S)) != ((1,),):
-        raise LockConflict(f"the lock on topic {topic} in the sink was not given within {LOCK_WAIT_S} s")
-    try:
+    """Hold the lock of this sink and topic, on this very connection; raises LockConflict where it isn't given."""
+    with topic_lock(session, topic, LOCK_WAIT_S) as given:
+        if not given:
+            raise LockConflict(f"the lock on topic {topic} in the sink was not given within {LOCK_WAIT_S} s")
         yield
-    finally:
-        if not session.broken:
-            session.fetch("SELECT RELEASE_LOCK(%s)", (name,))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Records are built here from plain dicts, without code of the reader.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -170,6 +170,14 @@ class SinkStand:
         records = [record for record in log.records if record.offset >= start]
         slice_ = Slice(self.topic, partition, start, max(log.end, start), records)
         return Attempt(slice_, self.pool, self.target, lambda: True).run()
+
+    def handle_in_parts(self, steps: Sequence[Callable[[], object]], cuts: int) -> None:
+        """Do the steps, each of which writes to the log; a slice ends behind those whose bits ``cuts`` has, and at the end."""
+        for number, step in enumerate(steps):
+            step()
+            if cuts >> number & 1:
+                self.handle()
+        self.handle()
 
     def finish(self, barrier_id: str = "b1") -> bool:
         """What a waiting partition asks each second."""

@@ -114,11 +114,7 @@ def test_where_a_slice_is_cut_changes_nothing_beside_a_row_that_raises(
         lambda: log.create(book(1, price=None)).update(book(3), book(3, stock=5)).update(book(3), book(3, price=None)),
         lambda: log.update(book(3), book(3, price=None, stock=1)).update(book(2), book(2, price=None)),
     )
-    for number, step in enumerate(steps):
-        step()
-        if cuts >> number & 1:
-            stand.handle()
-    stand.handle()
+    stand.handle_in_parts(steps, cuts)
     assert rows("SELECT id, stock FROM {}.books ORDER BY id") == [(2, 7), (3, 5)]
     letters = rows(
         "SELECT CONVERT(`key` USING utf8mb4), COUNT(*) FROM {}._rowflow_dead_letters GROUP BY `key` ORDER BY 1"
