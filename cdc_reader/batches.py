@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from cdc_reader.gtids import Gtid
 from cdc_reader.plans import Message
 from schemas.events import BARRIER_KEY, Barrier, BarrierKind, Op
 from schemas.tables import TableName
@@ -54,16 +55,36 @@ def source_head(prefix: str, name: TableName, fingerprint: str, snapshot: str = 
     return b',"source":' + orjson.dumps(fixed)[:-1] + b',"ts_ms":'
 
 
-def transaction_part(server_id: int, gtid: str, file: str) -> bytes:
-    """The part of ``source`` that is the same for a whole source transaction, up to the value of ``pos``."""
-    place = {"server_id": server_id, "gtid": gtid or None, "file": file}
-    return b"," + orjson.dumps(place)[1:-1] + b',"pos":'
-
-
 def source_mid(head: bytes, origin: Origin) -> bytes:
     """All of ``source`` up to the value of ``row``, as the plans take it."""
-    place = transaction_part(origin.server_id, origin.gtid, origin.file)
-    return b'%s%d%s%d,"row":' % (head, origin.ts_ms, place, origin.pos)
+    gtid = b'"%s"' % origin.gtid.encode() if origin.gtid else b"null"
+    begin, end = _place_parts(origin.server_id, origin.file)
+    return b'%s%d%s%s%s%d,"row":' % (head, origin.ts_ms, begin, gtid, end, origin.pos)
+
+
+def _place_parts(server_id: int, file: str) -> tuple[bytes, bytes]:
+    """What stands between the values of ``ts_ms`` and ``gtid``, and between that and the value of ``pos``."""
+    return b',"server_id":%d,"gtid":' % server_id, b',"file":%s,"pos":' % orjson.dumps(file)
+
+
+class SourceWriter:
+    """``source_mid`` for the stream's events; it remembers what one source transaction has in common with the last."""
+
+    def __init__(self) -> None:
+        self._known: tuple[int, str, str] = (-1, "", "")
+        self._begin = self._end = b""
+
+    def mid(self, head: bytes, ts_ms: int, server_id: int, gtid: Gtid | None, file: str, pos: int) -> bytes:
+        """As ``source_mid``."""
+        if gtid is None:
+            return source_mid(head, Origin(ts_ms, server_id, "", file, pos, 0))
+        source, number, _ = gtid
+        known = self._known
+        if known[0] != server_id or known[1] is not source or known[2] is not file:
+            begin, end = _place_parts(server_id, file)
+            self._begin, self._end = b'%s"%s:' % (begin, source.encode()), b'"' + end
+            self._known = server_id, source, file
+        return b'%s%d%s%d%s%d,"row":' % (head, ts_ms, self._begin, number, self._end, pos)
 
 
 def event_tail(now_ms: int) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import TableUnfollowable
 
 Decoder = Callable[[bytes], str]
 
@@ -243,8 +243,8 @@ CHARSETS = frozenset(_DECODERS)
 
 
 def decoder(charset: str) -> Decoder:
-    """What decodes a text of that character set, raising UnicodeDecodeError; SourceStopped for an unknown one."""
+    """What decodes a text of that character set, raising UnicodeDecodeError; TableUnfollowable for an unknown one."""
     try:
         return _DECODERS[charset]
     except KeyError:
-        raise SourceStopped(f"the character set {charset!r} is unknown to this version of Rowflow") from None
+        raise TableUnfollowable(f"the character set {charset!r} is unknown to this version of Rowflow") from None

@@ -17,7 +17,7 @@ import orjson
 
 from cdc_reader import values
 from cdc_reader.charsets import UTF8_CHARSETS, decoder
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import TableUnfollowable
 from cdc_reader.json_binary import json_text
 from schemas.tables import Column, TableName
 
@@ -123,7 +123,7 @@ class JsonTexts(values.Memo[bytes, str]):
 
 
 def form_of(table: TableName, column: Column, bind: Bind, decode: AnyDecoder | None = None) -> Form:
-    """The column's form; ``decode`` replaces its character set's decoder.  Raises SourceStopped for unknown types."""
+    """The column's form; ``decode`` replaces its character set's decoder.  Raises TableUnfollowable for unknown types."""
     if column.type in _INTEGERS:
         code = _INTEGERS[column.type]
         return FixedForm(code.upper() if column.unsigned else code, "" if code == "b" else "<")
@@ -135,11 +135,16 @@ def form_of(table: TableName, column: Column, bind: Bind, decode: AnyDecoder | N
         return _string(column, bind, decode)
     make = _FORMS.get(column.type)
     if make is None:
-        raise SourceStopped(
-            f"column {column.name} of {table} has the type {column.type}, unknown to this version of Rowflow; leave the "
-            f"table out of [source] tables (!{table}) or change the column"
-        )
+        raise unknown_type(table, column)
     return make(column, bind)
+
+
+def unknown_type(table: TableName, column: Column) -> TableUnfollowable:
+    """What is raised for a column of a type that this version doesn't know."""
+    return TableUnfollowable(
+        f"column {column.name} of {table} has the type {column.type}, unknown to this version of Rowflow: change the "
+        f'column, or leave the table out ("!{table}" in [source] tables)'
+    )
 
 
 def number_codes(size: int) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable
 
 QUERY, STOP, ROTATE, INTVAR, RAND, USER_VAR, FORMAT_DESCRIPTION, XID = 2, 3, 4, 5, 13, 14, 15, 16
-BEGIN_LOAD_QUERY, EXECUTE_LOAD_QUERY = 17, 18
 TABLE_MAP, INCIDENT, HEARTBEAT, IGNORABLE, ROWS_QUERY = 19, 26, 27, 28, 29
 WRITE_ROWS, UPDATE_ROWS, DELETE_ROWS = 30, 31, 32
 WRITE_ROWS_V1, UPDATE_ROWS_V1, DELETE_ROWS_V1 = 23, 24, 25
@@ -35,6 +34,9 @@ CRC32_RESIDUE = 0x2144DF1C
 """The CRC-32 of any bytes followed by their own CRC-32, least significant byte first."""
 
 _QUERY_BODY = struct.Struct("<IIBHH").unpack_from
+_STATUS_CHARSET = 4
+_STATUS_BYTES = {0: 4, 1: 8, 3: 4}
+_STATUS_TEXTS = {2: 1, 6: 0}
 
 
 class RowsHeader(NamedTuple):
@@ -78,12 +80,37 @@ def rotate_body(buffer: bytes, body: int, end: int) -> tuple[str, int]:
     return buffer[body + 8 : end].decode("utf-8"), int.from_bytes(buffer[body : body + 8], "little")
 
 
-def query_body(buffer: bytes, body: int, end: int) -> tuple[str, bytes]:
-    """The default database and the text of a QUERY event."""
+def is_begin(buffer: bytes, body: int, end: int) -> bool:
+    """Whether a QUERY event's text is ``BEGIN``, which comes with each transaction: nothing else of it is looked at."""
+    _, _, database_length, _, status_length = _QUERY_BODY(buffer, body)
+    text = body + 13 + status_length + database_length + 1
+    return end - text == 5 and buffer.startswith(b"BEGIN", text)
+
+
+def query_body(buffer: bytes, body: int, end: int) -> tuple[str, bytes, int]:
+    """The default database, the text of a QUERY event, and the collation that its session sent it in (0: not said)."""
     _, _, database_length, _, status_length = _QUERY_BODY(buffer, body)
     offset = body + 13 + status_length
     database = buffer[offset : offset + database_length].decode("utf-8", "replace")
-    return database, buffer[offset + database_length + 1 : end]
+    return database, buffer[offset + database_length + 1 : end], _client_collation(buffer, body + 13, offset)
+
+
+def _client_collation(buffer: bytes, offset: int, end: int) -> int:
+    """``character_set_client`` among a QUERY event's status variables; the server writes few others before it.
+
+    MySQL manual, "Query_event": flags, SQL mode, catalog (with and without a zero behind it), auto-increment.
+    """
+    while offset < end:
+        code = buffer[offset]
+        if code == _STATUS_CHARSET:
+            return int.from_bytes(buffer[offset + 1 : offset + 3], "little")
+        if code in _STATUS_BYTES:
+            offset += 1 + _STATUS_BYTES[code]
+        elif code in _STATUS_TEXTS:
+            offset += 2 + buffer[offset + 1] + _STATUS_TEXTS[code]
+        else:
+            break
+    return 0
 
 
 def format_description(buffer: bytes, body: int, end: int) -> tuple[str, bool]:
@@ -94,7 +121,7 @@ def format_description(buffer: bytes, body: int, end: int) -> tuple[str, bool]:
     version = buffer[body + 2 : body + 52].rstrip(b"\0").decode("ascii", "replace")
     algorithm = buffer[end - 5]
     if algorithm not in (0, 1):
-        raise SourceStopped(f"the binlog's checksum algorithm {algorithm} is unknown to this version of Rowflow")
+        raise EventUnreadable(f"the binlog's checksum algorithm {algorithm} is unknown to this version of Rowflow")
     return version, algorithm == 1
 
 

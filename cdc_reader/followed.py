@@ -151,10 +151,15 @@ class FollowedTables:
             self.job_record(request),
         ]
 
+    def unfollowable(self, name: TableName, why: str, origin: Origin) -> list[Batch]:
+        """The table has a column that isn't known: it alone stands still."""
+        return self.stand_still(self._tables[name], f"{why} (at {origin.file}:{origin.pos})", origin)
+
     def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
         """What a statement means for the captured tables that it names; raises SourceStopped for logged DML."""
         if statement.database:
-            named = [table for table in self._tables.values() if table.name.db == statement.database]
+            database = self._as_stored(TableName(statement.database, "")).db
+            named = [table for table in self._tables.values() if table.name.db == database]
             return self._gone(named, f"DROP DATABASE at {origin.file}:{origin.pos}", origin)
         names = [self._as_stored(name) for name in statement.tables]
         named = [self._tables[name] for name in names if name in self._tables]
@@ -248,8 +253,10 @@ class FollowedTables:
 
 def note_published(tables: FollowedTables, batches: Iterable[Batch]) -> None:
     """Notes the keys of rows that are being published, in every open window (J2)."""
+    noted = {table.name: table.noted for table in tables.all() if table.noted is not None}
+    if not noted:
+        return
     for batch in batches:
-        if batch.table is not None:
-            table = tables.table(batch.table)
-            if table is not None and table.noted is not None:
-                table.noted.update([message[1] for message in batch.messages])
+        keys = noted.get(batch.table) if batch.table is not None else None
+        if keys is not None:
+            keys.update([message[1] for message in batch.messages])

@@ -11,9 +11,11 @@ import struct
 from bisect import bisect_right
 from typing import NamedTuple
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable
 
-_GTID_BODY = struct.Struct("<B16sQ").unpack_from
+_GTID_BODY = struct.Struct("<x16sQ").unpack_from
+_GTID_BODY_WITH_TIME = struct.Struct("<x16sQ17xQ").unpack_from
+"""The time stamp has seven bytes; the eighth belongs to what follows it."""
 _COMMIT_TIMESTAMP_OFFSET = 1 + 16 + 8 + 1 + 8 + 8
 _COMMIT_TIMESTAMP_MASK = (1 << 55) - 1
 
@@ -109,10 +111,14 @@ class GtidParser:
 
     def parse(self, buffer: bytes, offset: int, end: int) -> Gtid:
         """The GTID of a GTID_LOG_EVENT (33) whose body begins at ``offset``."""
-        _, raw, number = _GTID_BODY(buffer, offset)
+        if end - offset > _COMMIT_TIMESTAMP_OFFSET + 7:
+            raw, number, commit_us = _GTID_BODY_WITH_TIME(buffer, offset)
+        else:
+            raw, number = _GTID_BODY(buffer, offset)
+            commit_us = 0
         if raw != self._raw:
             self._raw, self._text = raw, _uuid_text(raw)
-        return Gtid(self._text, number, commit_timestamp_us(buffer, offset, end))
+        return Gtid(self._text, number, commit_us & _COMMIT_TIMESTAMP_MASK)
 
 
 def commit_timestamp_us(buffer: bytes, offset: int, end: int) -> int:
@@ -136,7 +142,7 @@ def _variable_length(buffer: bytes, offset: int) -> tuple[int, int]:
 
 
 def parse_tagged(buffer: bytes, offset: int, end: int) -> Gtid:
-    """The GTID of a GTID_TAGGED_LOG_EVENT (42); raises SourceStopped where a field is unknown."""
+    """The GTID of a GTID_TAGGED_LOG_EVENT (42); raises EventUnreadable where a field is unknown."""
     _, offset = _variable_length(buffer, offset)
     _, offset = _variable_length(buffer, offset)
     _, offset = _variable_length(buffer, offset)
@@ -165,7 +171,7 @@ def parse_tagged(buffer: bytes, offset: int, end: int) -> Gtid:
         else:
             break
     if not uuid or not number:
-        raise SourceStopped(
+        raise EventUnreadable(
             "a tagged GTID event has no UUID or no number: its form is unknown to this version of Rowflow"
         )
     return Gtid(f"{_uuid_text(uuid)}:{tag}" if tag else _uuid_text(uuid), number, commit_us)

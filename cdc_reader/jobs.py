@@ -30,14 +30,15 @@ from cdc_reader.shard_reader import (
     ShardResult,
     ShardTask,
 )
-from cdc_reader.sql import quoted
 from schemas.events import Barrier, BarrierKind
 from schemas.jobs import JobRequest, JobState, JobStatus, TableState, TableStatus
 from schemas.tables import TableName
 
 log = logging.getLogger(__name__)
 
-_ROWS_MIN = 50
+_FIRST_SHARD_ROWS = 16
+"""Of a job, before it is known how large the table's rows are: each may have 16 MB."""
+_NOTED_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,14 @@ class JobRunner:
         self._prefix = prefix
         self._ensure_topics = ensure_topics
         self._rows_max = rows_max
-        self._rows_limit = rows_max
+        self._rows_limit = min(_FIRST_SHARD_ROWS, rows_max)
         self._bytes_max = bytes_max
         self._requests: dict[str, JobRequest] = {}
         self._states: dict[str, JobState] = {}
         self._job: JobState | None = None
         self._result: LookResult | ShardResult | None = None
         self._looked_reshaped: bool | None = None
+        self._look_barriers = 0
         self._window_barriers = 0
         self.scan_wanted = False
 
@@ -137,6 +139,8 @@ class JobRunner:
             else:
                 self._result = result
         batches: list[Batch] = []
+        if isinstance(self._result, ShardResult):
+            self._bound_noted(self._result)
         if self._result is not None and self._reached(self._result, moment):
             result, self._result = self._result, None
             batches = (
@@ -159,10 +163,18 @@ class JobRunner:
         assert not isinstance(result, ScanResult)
         return moment.place.order >= result.high.order or result.server_uuid != moment.position.server_uuid
 
+    def _bound_noted(self, result: ShardResult) -> None:
+        """While a stream that lags comes to the window's end, only keys of the shard's rows need to be kept."""
+        table = self._tables.table(result.task.name)
+        if result.plan is not None and table is not None and table.noted and len(table.noted) > _NOTED_MAX:
+            table.noted &= result.plan.keys(result.rows)
+
     def _start_next(self, moment: Moment) -> list[Batch]:
         wishes = self._tables.wishes
         if wishes.looks:
             name, self._looked_reshaped = wishes.looks.popitem()
+            table = self._tables.table(name)
+            self._look_barriers = table.barriers if table is not None else 0
             self._reader.start(LookTask(name))
         elif self.scan_wanted:
             self.scan_wanted = False
@@ -212,7 +224,9 @@ class JobRunner:
         name = result.task.name
         table = self._tables.table(name)
         reshaped, self._looked_reshaped = self._looked_reshaped, None
-        if result.server_uuid != moment.position.server_uuid:
+        stale = reshaped is not None and table is not None and table.barriers != self._look_barriers
+        if stale or result.server_uuid != moment.position.server_uuid:
+            # Rows have told of a newer shape meanwhile, or the answer is another server's.
             if reshaped is not None:
                 self._tables.wishes.looks[name] = reshaped
             return []
@@ -228,9 +242,8 @@ class JobRunner:
         if result.schema is None:
             if not table.publishing:
                 return []
-            return self._tables.stand_still(
-                table, f"there is no table {name} any more at {moment.place}", moment.origin
-            )
+            why = result.unfollowable or f"there is no table {name} any more"
+            return self._tables.stand_still(table, f"{why} (at {moment.place})", moment.origin)
         batches = self._tables.changed(name, result.schema, moment.origin) if table.publishing else []
         if reshaped and table.publishing:
             request = JobRequest(
@@ -246,12 +259,10 @@ class JobRunner:
         if request is None:
             return []
         state = replace(self._new_state(request, moment), rows_estimate=result.rows_estimate)
+        if result.unfollowable:
+            return self._fail(state, result.unfollowable, moment, stands_still=True)
         if result.schema is None:
             return self._fail(state, f"there is no table {table.name} on the source", moment)
-        if not result.schema.primary_key:
-            statement = f"ALTER TABLE {quoted(table.name.db)}.{quoted(table.name.table)} ADD PRIMARY KEY (...)"
-            why = f"{table.name} has no primary key: {statement}"
-            return self._fail(state, why, moment)
         topic_id = self._ensure_topics([table.topic])[table.topic]
         schema = result.schema
         followed = TableState(
@@ -297,7 +308,7 @@ class JobRunner:
         if result.server_uuid != moment.position.server_uuid:
             return []
         if result.plan is None or not table.publishing:
-            return self._fail(job, f"{job.name} can't be followed any more", moment)
+            return self._fail(job, result.unfollowable or f"{job.name} can't be followed any more", moment)
         if table.barriers != self._window_barriers:
             return []
         batches = self._tables.changed(job.name, result.plan.schema, moment.origin)
@@ -341,12 +352,12 @@ class JobRunner:
         """The next shard holds about ``bytes_max`` at most."""
         if rows:
             fitting = self._bytes_max * rows // max(size, 1)
-            self._rows_limit = max(_ROWS_MIN, min(self._rows_max, fitting))
+            self._rows_limit = max(1, min(self._rows_max, fitting))
 
     def _finish(self, job: JobState, table: FollowedTable) -> list[Batch]:
         self._job = None
         self._requests.pop(job.id, None)
-        self._rows_limit = self._rows_max
+        self._rows_limit = min(_FIRST_SHARD_ROWS, self._rows_max)
         log.info(
             "job %s is done: %s, %d rows read, %d dropped, %d published, %d shards",
             job.id, job.name, job.rows_read, job.rows_dropped, job.rows_published, job.shards,
@@ -355,8 +366,11 @@ class JobRunner:
             return [self._tables.set_state(table, replace(table.state, status=TableStatus.FOLLOWED.value))]
         return []
 
-    def _fail(self, job: JobState, why: str, moment: Moment) -> list[Batch]:
-        """The job ends without its table; a first read leaves its table standing still."""
+    def _fail(self, job: JobState, why: str, moment: Moment, *, stands_still: bool = False) -> list[Batch]:
+        """The job ends without its table, which stands still if it was followed; else only where it is told to.
+
+        A table that isn't there (yet) just waits for its first read.
+        """
         now_ms = moment.origin.now_ms
         failed = replace(job, status=JobStatus.FAILED.value, reason=why, updated_ms=now_ms, finished_ms=now_ms)
         self._states[failed.id] = failed
@@ -365,9 +379,8 @@ class JobRunner:
         log.error("job %s has failed: %s", failed.id, why)
         batches = [self._tables.job_record(failed)]
         table = self._tables.table(job.name)
-        if table is not None and (table.publishing or table.state is not None):
-            if table.state is None or table.state.status != TableStatus.STANDS_STILL:
-                batches += self._tables.stand_still(table, why, moment.origin)
-        elif table is not None and "primary key" in why:
+        if table is None or (table.state is not None and table.state.status == TableStatus.STANDS_STILL):
+            return batches
+        if stands_still or table.state is not None:
             batches += self._tables.stand_still(table, why, moment.origin)
         return batches

@@ -5,7 +5,7 @@ character: keys in stored order, ``, `` and ``: `` between the parts, doubles by
 DATE, TIME, DATETIME, BLOB, BIT, ...) as the strings that it shows for them.  A geometry in JSON is an object already.
 
 Sources: MySQL manual, "The JSON Data Type"; the format is described in the server's sql-common/json_binary.h, the number
-format in strings/dtoa.cc (my_gcvt).  Raises SourceStopped for what isn't that format.
+format in strings/dtoa.cc (my_gcvt).  Raises EventUnreadable for what isn't that format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from json.encoder import encode_basestring
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable
 from cdc_reader.values import Memo, decimal_text, packed_datetime_text, packed_time_text
 
 _UINT16 = struct.Struct("<H").unpack_from
@@ -56,7 +56,7 @@ def json_text(data: bytes) -> str:
             return _small_object(data, 1)
         return _value(data, data[0], 1)
     except (IndexError, struct.error) as error:
-        raise SourceStopped("a JSON value ends before its own lengths say: the event is damaged") from error
+        raise EventUnreadable("a JSON value ends before its own lengths say: the event is damaged") from error
 
 
 def double_text(value: float) -> str:
@@ -80,7 +80,7 @@ def _value(data: bytes, kind: int, offset: int) -> str:
     """The value of that kind whose bytes begin at ``offset``."""
     render = _RENDERERS.get(kind)
     if render is None:
-        raise SourceStopped(f"a JSON value holds a part of type {kind}, unknown to this version of Rowflow")
+        raise EventUnreadable(f"a JSON value holds a part of type {kind}, unknown to this version of Rowflow")
     return render(data, offset)
 
 

@@ -11,6 +11,7 @@ Rules R1 to R3, R5, P1 to P3 of the fault list.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc_reader.batches import Batch
 from cdc_reader.config import KafkaConfig
-from cdc_reader.errors import BrokerAway, BrokerFenced, BrokerRefused
+from cdc_reader.errors import BrokerAway, BrokerFenced, BrokerRefused, BrokerStopped
 from schemas.topics import jobs_topic, positions_topic, schemas_topic
 
 TRANSACTION_TIMEOUT_MS = 60_000
@@ -72,9 +73,16 @@ def _fatal_or_away(error: KafkaException) -> Exception:
         return BrokerRefused(
             f"Kafka refuses the reader: {cause.str()}; grant Write and Describe on its topics and its transactional id"
         )
-    if code in (KafkaError.MSG_SIZE_TOO_LARGE,):
-        return BrokerRefused(f"an event is larger than {_RECORD_BYTES_MAX} bytes: {cause.str()}")
     return BrokerAway(f"Kafka: {cause.str()}")
+
+
+def _too_large(batch: Batch, size: int) -> BrokerStopped:
+    table = batch.table
+    way_on = f'; shorten the row or leave the table out ("!{table}" in [source] tables), then rowflow snapshot {table}'
+    return BrokerStopped(
+        f"an event for topic {batch.topic} has {size} bytes, and a Kafka record {_RECORD_BYTES_MAX} at most"
+        f"{f'{way_on} --start-over' if table else ''}"
+    )
 
 
 class TransactionalProducer:
@@ -165,6 +173,10 @@ class TransactionalProducer:
                     break
                 except BufferError:
                     self._wait_for_room()
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                        raise
+                    raise _too_large(batch, len(key) + len(value or b"")) from error
         self._since_poll += len(messages)
         if self._since_poll >= _POLL_EVERY:
             self._since_poll = 0
@@ -242,7 +254,10 @@ class Log:
 
     def back_from_end(self) -> Iterator[Record]:
         """Records from the end backwards; for a topic that grows with every commit (R2)."""
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=10.0)
+        try:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=10.0)
+        except KafkaException as error:
+            raise _fatal_or_away(error) from error
         end, span = high, _READ_BACK_RECORDS
         while end > low:
             start = max(low, end - span)
@@ -264,29 +279,35 @@ class Topics:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000})
+        self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000, **config.consumer})
 
-    def reach(self, timeout_s: float) -> None:
-        """Waits for a broker that answers; raises BrokerRefused naming the address, or the advertised one it can't reach."""
+    def reach(self, timeout_s: float, stopping: threading.Event) -> None:
+        """Waits for a broker that answers, or until ``stopping`` is set.
+
+        Raises BrokerRefused naming the address, or the advertised one that can't be reached.
+        """
         deadline = time.monotonic() + timeout_s
-        while True:
+        while not stopping.is_set():
+            advertised = ""
             try:
-                metadata = self._admin.list_topics(timeout=2.0)
-                break
+                brokers = self._admin.list_topics(timeout=2.0).brokers.values()
+                advertised = ", ".join(f"{broker.host}:{broker.port}" for broker in brokers)
+                self._admin.describe_cluster(request_timeout=5.0).result()
+                return
             except KafkaException as error:
                 if time.monotonic() > deadline:
-                    raise BrokerRefused(
-                        f"no Kafka broker answers at {self._config.bootstrap_servers} ({error.args[0].str()}); start it, or "
-                        "mend [kafka] bootstrap_servers"
-                    ) from error
-        try:
-            self._admin.describe_cluster(request_timeout=5.0).result()
-        except KafkaException as error:
-            advertised = ", ".join(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
-            raise BrokerRefused(
-                f"the broker at {self._config.bootstrap_servers} answers, but the address that it advertises, {advertised}, "
-                "can't be reached from here; set advertised.listeners in the broker's configuration to an address that can"
-            ) from error
+                    raise self._not_reached(advertised, error) from error
+
+    def _not_reached(self, advertised: str, error: KafkaException) -> BrokerRefused:
+        servers = self._config.bootstrap_servers
+        if not advertised:
+            return BrokerRefused(
+                f"no Kafka broker answers at {servers} ({error.args[0].str()}); start it, or mend [kafka] bootstrap_servers"
+            )
+        return BrokerRefused(
+            f"the broker at {servers} answers, but the address that it advertises, {advertised}, can't be reached from here; "
+            "set advertised.listeners in the broker's configuration to an address that can"
+        )
 
     def ids(self, names: Sequence[str]) -> dict[str, str]:
         """Kafka's ids of those of the topics that exist (W7)."""

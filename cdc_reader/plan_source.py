@@ -302,23 +302,34 @@ class PlanWriter:
         ]
 
     def _update(self) -> list[str]:
-        """Another key is another record: ``d`` and a tombstone on the old one, ``c`` on the new one (R10: as bytes)."""
-        to_new = f"[({NEW_KEY_HEADER!r}, key), *({self._headers} or ())]"
-        to_old = f"[({OLD_KEY_HEADER!r}, old_key), *({self._headers} or ())]"
+        """Another key is another record: ``d`` and a tombstone on the old one, ``c`` on the new one (R10: as bytes).
+
+        Where texts are noted, both images are read whole, and each message has the headers of its own image.
+        """
+        noted = self._headers != "None"
+        old_headers, headers = ("old_headers", "headers") if noted else ("None", "None")
         return [
-            *self._image(keep=True),
+            *self._image(keep=not noted),
             f"old_key = {self._key()}",
             f"before = {self._row()}",
-            *self._image(again=True),
+            *([f"old_headers = {self._headers}"] if noted else []),
+            *self._image(again=not noted),
             f"key = {self._key()}",
             f"after = {self._row()}",
+            *([f"headers = {self._headers}"] if noted else []),
             "if key == old_key:",
-            "    " + self._message("key", "before", "after", "close_u", self._headers),
+            "    " + self._message("key", "before", "after", "close_u", headers),
             "else:",
-            "    " + self._message("old_key", "before", "", "close_d", to_new),
+            "    " + self._message("old_key", "before", "", "close_d", _with(NEW_KEY_HEADER, "key", old_headers)),
             "    add((row, old_key, None, None))",
-            "    " + self._message("key", "", "after", "close_c", to_old),
+            "    " + self._message("key", "", "after", "close_c", _with(OLD_KEY_HEADER, "old_key", headers)),
         ]
+
+
+def _with(name: str, value: str, headers: str) -> str:
+    """The expression for a header and those that ``headers`` gives."""
+    more = "" if headers == "None" else f", *({headers} or ())"
+    return f"[({name!r}, {value}){more}]"
 
 
 def is_text(column: Column) -> bool:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from cdc_reader.charsets import Decoder
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.plan_source import PlanWriter
+from cdc_reader.sql import quoted
 from schemas.events import UNDECODABLE_HEADER
 from schemas.tables import Column, TableSchema
 
@@ -32,6 +34,7 @@ Message = tuple[int, bytes, bytes | None, Headers | None]
 """A message for Kafka: the row's number inside its event, key, value (None: a tombstone), headers."""
 
 OnUndecodable = Literal["stop", "dead-letter"]
+_FUNCTIONS = ("inserts", "updates", "deletes")
 _Decode = Callable[[bytes, int, int, bytes, bytes, int], tuple[int, int, list[Message]]]
 
 
@@ -85,79 +88,85 @@ class UndecodableTexts:
         return [(UNDECODABLE_HEADER, content)]
 
 
+def check_key(schema: TableSchema) -> None:
+    """Raises TableUnfollowable for a table without a primary key."""
+    if not schema.primary_key:
+        table = f"{quoted(schema.name.db)}.{quoted(schema.name.table)}"
+        raise TableUnfollowable(
+            f"{schema.name} has no primary key, without which its rows can't be told apart: "
+            f"ALTER TABLE {table} ADD PRIMARY KEY (...)"
+        )
+
+
+class DecodeRows(Protocol):
+    """Makes messages of the row images of one event."""
+
+    def __call__(
+        self, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int = 0, /
+    ) -> tuple[int, list[Message]]:
+        """The number of rows, and their messages; raises EventUnreadable and SourceStopped."""
+
+
 class Plan:
     """Decodes the rows of one version of a table.
 
-    Each of the three methods takes ``buffer`` and where the row images in it begin and end (behind the columns-present
-    bitmaps; without the checksum), ``mid`` and ``tail``, which are what stands in a change event between the image and
-    the row's number, and behind ``op``, and the number of the first row.  It gives the number of rows and the messages,
-    and raises SourceStopped.
+    ``inserts`` takes the rows of a WRITE_ROWS event, as ``c``; ``updates`` those of an UPDATE_ROWS event, as ``u``, or, with
+    another key, ``d``, a tombstone and ``c``; ``deletes`` those of a DELETE_ROWS event, as ``d`` and a tombstone.
+    Each takes ``buffer`` and where the row images in it begin and end (behind the columns-present bitmaps; without the
+    checksum), ``mid`` and ``tail``, which are what stands in a change event between the image and the row's number, and
+    behind ``op``, and the number of the first row.
     """
 
     def __init__(self, schema: TableSchema, on_undecodable: OnUndecodable = "stop") -> None:
+        """Raises TableUnfollowable for column types that aren't known, and without a primary key."""
+        check_key(schema)
         self.schema = schema
         self._on_undecodable = on_undecodable
         self._lenient: dict[str, _Decode] = {}
         code = PlanWriter(schema).code()
         self.source = code.source
-        names = dict(code.names)
+        names: dict[str, Any] = dict(code.names)
         exec(compile(code.source, f"<decode plan of {schema.name}>", "exec"), names)  # noqa: S102 - written by ourselves
-        self._inserts: _Decode = names["inserts"]  # type: ignore[assignment] # defined by exec
-        self._updates: _Decode = names["updates"]  # type: ignore[assignment] # defined by exec
-        self._deletes: _Decode = names["deletes"]  # type: ignore[assignment] # defined by exec
-
-    def inserts(
-        self, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int = 0
-    ) -> tuple[int, list[Message]]:
-        """The rows of a WRITE_ROWS event, as ``c``."""
-        return self._rows(self._inserts, buffer, offset, end, mid, tail, first_row)
-
-    def updates(
-        self, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int = 0
-    ) -> tuple[int, list[Message]]:
-        """The rows of an UPDATE_ROWS event, as ``u``; with another key, ``d``, a tombstone and ``c``."""
-        return self._rows(self._updates, buffer, offset, end, mid, tail, first_row)
-
-    def deletes(
-        self, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int = 0
-    ) -> tuple[int, list[Message]]:
-        """The rows of a DELETE_ROWS event, as ``d`` and a tombstone."""
-        return self._rows(self._deletes, buffer, offset, end, mid, tail, first_row)
+        self._functions: dict[_Decode, str] = {names[function]: function for function in _FUNCTIONS}
+        self.inserts: DecodeRows = partial(self._rows, names["inserts"])
+        self.updates: DecodeRows = partial(self._rows, names["updates"])
+        self.deletes: DecodeRows = partial(self._rows, names["deletes"])
 
     def _rows(
-        self, decode: _Decode, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int
+        self, decode: _Decode, buffer: bytes, offset: int, end: int, mid: bytes, tail: bytes, first_row: int = 0, /
     ) -> tuple[int, list[Message]]:
         try:
             reached, behind, messages = decode(buffer, offset, end, mid, tail, first_row)
         except UnicodeDecodeError:
             lenient = self._lenient_form(decode)
             return self._rows(lenient, buffer, offset, end, mid, tail, first_row)
+        except EventUnreadable as error:
+            raise EventUnreadable(f"a row of {self.schema.name} can't be read: {error}", self.schema.name) from error
         except (struct.error, IndexError) as error:
             raise self._misfit() from error
         if reached != end:
             raise self._misfit()
         return behind - first_row, messages
 
-    def _misfit(self) -> SourceStopped:
-        return SourceStopped(
-            f"the rows of {self.schema.name} don't fit the columns that the binlog gives for it; if its file is whole "
-            f"(mysqlbinlog --verify-binlog-checksum), read the table anew: rowflow snapshot {self.schema.name} --start-over"
-        )
+    def _misfit(self) -> EventUnreadable:
+        name = self.schema.name
+        return EventUnreadable(f"the rows of {name} don't fit the columns that the binlog gives for it", name)
 
     def _lenient_form(self, decode: _Decode) -> _Decode:
         """The same function with decoders that note instead of raising; compiled when it is first needed."""
-        name = {self._inserts: "inserts", self._updates: "updates", self._deletes: "deletes"}.get(decode)
+        name = self._functions.get(decode)
         if name is None:
-            raise SourceStopped(f"a JSON value or a name in a row of {self.schema.name} isn't valid UTF-8")
+            table = self.schema.name
+            raise EventUnreadable(f"a JSON value in a row of {table} isn't valid UTF-8", table)
         if not self._lenient:
             noted = UndecodableTexts(self.schema, self._on_undecodable)
             code = PlanWriter(self.schema, noted.lenient).code()
             names: dict[str, Any] = {**code.names, "noted_headers": noted.headers}
             exec(compile(code.source, f"<lenient decode plan of {self.schema.name}>", "exec"), names)  # noqa: S102
-            self._lenient = {function: names[function] for function in ("inserts", "updates", "deletes")}
+            self._lenient = {function: names[function] for function in _FUNCTIONS}
         return self._lenient[name]
 
 
 def compile_plan(schema: TableSchema, *, on_undecodable: OnUndecodable = "stop") -> Plan:
-    """The plan for a table's version; raises SourceStopped for column types that it doesn't know."""
+    """The plan for a table's version; raises TableUnfollowable for column types that it doesn't know."""
     return Plan(schema, on_undecodable)

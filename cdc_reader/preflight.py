@@ -16,7 +16,7 @@ from cdc_reader.gtids import GtidSet
 from cdc_reader.information_schema import COLLATIONS_SQL
 from cdc_reader.positions import Position
 from cdc_reader.shard_reader import all_tables
-from cdc_reader.sql import QueryFailed, SourceSession, binlog_status, quoted, variables
+from cdc_reader.sql import QueryFailed, SourceSession, binlog_status, quoted, replicates, variables
 from cdc_reader.table_map import Collation
 from schemas.tables import TableName
 
@@ -31,6 +31,7 @@ _MEND = {
 _GRANT = re.compile(r"GRANT (?P<what>.*) ON (?:TABLE )?(?P<db>\*|`(?:[^`]|``)*`)\.")
 _CASCADES_LOGGED_SINCE = (9, 6)
 _MYSQL_SINCE = (8, 0)
+_VISIBLE_WAIT_S = 5
 _START_OVER = "give up the old place and read the tables anew: rowflow snapshot --all --start-over"
 
 
@@ -79,7 +80,15 @@ def check_source(session: SourceSession, facts: SourceFacts, config: SourceConfi
     """Raises SourceRefused for the first thing that doesn't fit."""
     _check_settings(session)
     _check_grants(session, facts, config)
+
+
+def check_tables(session: SourceSession, facts: SourceFacts, config: SourceConfig) -> None:
+    """At a start: raises SourceRefused for the first captured table that can't be followed.
+
+    Not later: what a table becomes while the reader runs is that table's state.
+    """
     captured = [name for name in facts.tables if config.patterns.matches(name)]
+    _check_filters(session, captured)
     _check_keys(session, captured)
     if _version_numbers(facts.version) < _CASCADES_LOGGED_SINCE:
         _check_cascades(session, captured)
@@ -158,6 +167,23 @@ def _check_select(session: SourceSession, facts: SourceFacts, db: str, table: st
         )
 
 
+def _check_filters(session: SourceSession, captured: list[TableName]) -> None:
+    """What the server leaves out of its binlog never comes."""
+    status = binlog_status(session)
+    for name in captured:
+        if (status.only_databases and name.db not in status.only_databases) or name.db in status.ignored_databases:
+            raise SourceRefused(
+                f"the source leaves {name.db} out of its binlog, so changes of {name} never come: take binlog_do_db and "
+                f'binlog_ignore_db out of its my.cnf and restart it, or leave the table out with "!{name}" in [source] tables'
+            )
+    logs_replicated = variables(session, ["log_replica_updates", "log_slave_updates"]).values()
+    if "OFF" in logs_replicated and replicates(session):
+        raise SourceRefused(
+            "the source is a replica that doesn't log what it replicates, so those changes never come: add "
+            "log_replica_updates = ON to [mysqld] in my.cnf and restart it"
+        )
+
+
 def _check_keys(session: SourceSession, captured: list[TableName]) -> None:
     keyed = {
         TableName(*row)
@@ -212,7 +238,7 @@ def _check_gtids(session: SourceSession, facts: SourceFacts, position: Position)
     )[0]
     if purged_ok != "1":
         raise SourceRefused(f"the source has purged transactions that were not read yet: {missing}; {_START_OVER}")
-    if known == "1":
+    if known == "1" or (position.server_uuid == facts.server_uuid and _becomes_visible(session, position)):
         return
     lacking = f"the source lacks transactions that were read already (last position {position})"
     if position.server_uuid != facts.server_uuid:
@@ -220,6 +246,12 @@ def _check_gtids(session: SourceSession, facts: SourceFacts, position: Position)
             f"{lacking}: it is another server than the one that was read ({position.server_uuid}); {_START_OVER}"
         )
     raise SourceRefused(f"{lacking}: it was restored or has lost transactions in a crash; {_START_OVER}")
+
+
+def _becomes_visible(session: SourceSession, position: Position) -> bool:
+    """The dump sends transactions before they count as executed (J1): by how much, a replica's answer may tell."""
+    waited = session.texts(f"SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, {_VISIBLE_WAIT_S})", (position.gtids,))
+    return waited[0][0] == "0"
 
 
 def _check_file(session: SourceSession, facts: SourceFacts, position: Position) -> None:

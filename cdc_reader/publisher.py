@@ -44,9 +44,12 @@ class Publisher:
         self._now_ms = now_ms
         self._topic = positions_topic(config.prefix)
         self._producer = TransactionalProducer(config)
-        self.committed: Position | None = last_position(config)
+        try:
+            self.committed: Position | None = last_position(config)
+        except Exception:
+            self._producer.close()
+            raise
         self.topic_ids = ""
-        self.transactions = 0
 
     @property
     def open(self) -> bool:
@@ -69,15 +72,23 @@ class Publisher:
 
     def commit(self, position: Position) -> None:
         """Writes the position and commits; raises BrokerAway, BrokerFenced."""
-        stamped = replace(position, ts_ms=self._now_ms(), instance=self._instance, topic_ids=self.topic_ids)
-        self._producer.add([Batch(self._topic, [(0, POSITION_KEY, stamped.to_json(), None)], None, 0)])
-        self._producer.commit()
-        self.committed = stamped
-        self.transactions += 1
+        self._commit(replace(position, topic_ids=self.topic_ids))
 
     def claim(self) -> None:
         """Commits the last position again under this instance (R1); a fenced reader finds out here (R6)."""
-        self.commit(self.committed or Position("", 0, "", ""))
+        self._commit(self.committed or Position("", 0, "", ""))
+
+    def stands_at(self, position: Position) -> bool:
+        """Whether the last committed position says that already."""
+        wanted = replace(position, topic_ids=self.topic_ids)
+        committed = self.committed
+        return committed is not None and replace(committed, ts_ms=wanted.ts_ms, instance=wanted.instance) == wanted
+
+    def _commit(self, position: Position) -> None:
+        stamped = replace(position, ts_ms=self._now_ms(), instance=self._instance)
+        self._producer.add([Batch(self._topic, [(0, POSITION_KEY, stamped.to_json(), None)], None, 0)])
+        self._producer.commit()
+        self.committed = stamped
 
     def abort(self) -> None:
         """Gives the open transaction up."""

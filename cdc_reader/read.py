@@ -20,10 +20,10 @@ from cdc_reader.connection import DumpConnection, random_server_id
 from cdc_reader.errors import SourceAway, SourceRefused, SourceStopped
 from cdc_reader.followed import FollowedTable
 from cdc_reader.gtids import GtidSet
-from cdc_reader.packets import PacketSplitter
+from cdc_reader.packets import EventSplitter
 from cdc_reader.plans import compile_plan
 from cdc_reader.positions import Position, parse_place
-from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, source_facts
+from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, check_tables, source_facts
 from cdc_reader.sql import SourceSession, binlog_status
 from cdc_reader.statements import Kind, Statement
 from cdc_reader.stream import Stream
@@ -46,13 +46,23 @@ class _AllCaptured:
 
     def __init__(self, patterns: TablePatterns) -> None:
         self._patterns = patterns
+        self._tables: dict[TableName, FollowedTable] = {}
 
     def find(self, name: TableName) -> FollowedTable | None:
-        """The table, always publishing."""
-        return FollowedTable(name, str(name), publishing=True) if self._patterns.matches(name) else None
+        """The table, publishing from the first time on."""
+        if name not in self._tables and self._patterns.matches(name):
+            self._tables[name] = FollowedTable(name, str(name), publishing=True)
+        return self._tables.get(name)
 
     def changed(self, name: TableName, schema: TableSchema, origin: Origin) -> list[Batch]:
-        """Columns come from each TABLE_MAP: nothing to do."""
+        """Columns come from each TABLE_MAP: nothing to publish."""
+        self._tables[name].fingerprint = schema.fingerprint
+        return []
+
+    def unfollowable(self, name: TableName, why: str, origin: Origin) -> list[Batch]:
+        """The table isn't printed any more."""
+        self._tables[name].publishing = False
+        log.error("%s isn't printed from %s:%d on: %s", name, origin.file, origin.pos, why)
         return []
 
     def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
@@ -70,11 +80,12 @@ class _AllCaptured:
         return True
 
 
-def start_position(text: str | None, session: SourceSession, server_uuid: str) -> Position:
+def start_position(text: str | None, session: SourceSession, facts: SourceFacts) -> Position:
     """Where to begin: FILE:POS, a GTID set that is known already, or (None) the source's present end.
 
-    Raises SettingError where ``text`` is none of them.
+    Raises SettingError where ``text`` is none of them, or the source can't be asked for it.
     """
+    server_uuid = facts.server_uuid
     if text is None:
         status = binlog_status(session)
         return Position(status.place.file, status.place.pos, "", server_uuid)
@@ -84,9 +95,12 @@ def start_position(text: str | None, session: SourceSession, server_uuid: str) -
     except ValueError:
         pass
     try:
-        return Position("", 0, str(GtidSet(text)), server_uuid)
+        position = Position("", 0, str(GtidSet(text)), server_uuid)
     except ValueError as error:
         raise SettingError(f"--from takes FILE:POS, like binlog.000002:157, or a GTID set; not {text!r}") from error
+    if not asks_by_gtids(facts, position):
+        raise SettingError("--from a GTID set needs gtid_mode=ON and GTIDs without tags; say --from FILE:POS")
+    return position
 
 
 def run(config: SourceConfig, start: str | None, write: Write, stopping: threading.Event) -> None:
@@ -100,9 +114,10 @@ def run(config: SourceConfig, start: str | None, write: Write, stopping: threadi
             with SourceSession(config.address) as session:
                 facts = source_facts(session)
                 check_source(session, facts, config)
-                position = position or start_position(start, session, facts.server_uuid)
-                if position.file:
-                    check_position(session, facts, position)
+                if position is None:
+                    check_tables(session, facts, config)
+                position = position or start_position(start, session, facts)
+                check_position(session, facts, position)
             reading = _Reading(config, position, facts, write)
             reading.run(stopping)
         except SourceAway as error:
@@ -126,7 +141,8 @@ class _Reading:
             "rowflow",
             facts.collations,
             partial(compile_plan, on_undecodable=config.on_undecodable),
-            checksums=self._connection.checksums,
+            EventSplitter(self._connection.next_sequence, checksums=self._connection.checksums),
+            with_gtids=bool(position.gtids),
             part_rows=_PART_ROWS,
             part_bytes=_PART_BYTES,
             publish_part=self._print_part,
@@ -139,21 +155,18 @@ class _Reading:
 
     def run(self, stopping: threading.Event) -> None:
         """Prints until ``stopping`` is set; raises SourceAway."""
-        splitter = PacketSplitter(self._connection.next_sequence)
         try:
             while not stopping.is_set():
                 chunk = self._connection.receive(_RECEIVE_S)
                 if chunk is not None:
-                    self._stream.now_ms = int(time.time() * 1000)
-                    self._print_chunk(splitter, chunk)
+                    self._print_chunk(chunk)
         finally:
             self._connection.close()
 
-    def _print_chunk(self, splitter: PacketSplitter, chunk: bytes) -> None:
-        for buffer, start, end in splitter.split(chunk):
-            if self._stream.handle(buffer, start, end):
-                self._in_parts = False
-                self._print(self._stream.take())
+    def _print_chunk(self, chunk: bytes) -> None:
+        for _ in self._stream.feed(chunk, int(time.time() * 1000)):
+            self._in_parts = False
+            self._print(self._stream.take())
 
     def _print_part(self) -> None:
         self._in_parts = True

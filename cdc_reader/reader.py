@@ -27,10 +27,10 @@ from cdc_reader.errors import BrokerAway, BrokerFenced, BrokerStopped, SourceAwa
 from cdc_reader.followed import FollowedTables, note_published
 from cdc_reader.jobs import JobRunner, Moment
 from cdc_reader.kafka import Log, Topics
-from cdc_reader.packets import PacketSplitter
+from cdc_reader.packets import EventSplitter
 from cdc_reader.plans import compile_plan
 from cdc_reader.positions import Position
-from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, source_facts
+from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, check_tables, source_facts
 from cdc_reader.publisher import Publisher, check_fenced
 from cdc_reader.shard_reader import ShardReader
 from cdc_reader.sql import SourceSession, binlog_status
@@ -87,7 +87,7 @@ class Reader:
         """Raises RefusedError and StoppedError; returns after :meth:`stop`."""
         topics = Topics(self._config.kafka)
         self._reach_source()
-        topics.reach(float("inf") if self._config.restarted else self._config.source.reach_timeout_s)
+        topics.reach(float("inf") if self._config.restarted else self._config.source.reach_timeout_s, self._stopping)
         failures = 0
         try:
             while not self._stopping.is_set():
@@ -97,7 +97,7 @@ class Reader:
                 except (SourceAway, BrokerAway) as error:
                     failures = 0 if time.monotonic() - started_s > _BACK_OFF_MAX_S * 2 else failures + 1
                     log.warning("%s; going on from the last committed position", error)
-                    self._stopping.wait(min(_BACK_OFF_MAX_S, _BACK_OFF_MIN_S * 2**failures))
+                    self._stopping.wait(min(_BACK_OFF_MAX_S, _BACK_OFF_MIN_S * 2 ** min(failures, 10)))
         finally:
             self._drop_publisher()
 
@@ -107,7 +107,9 @@ class Reader:
         while not self._stopping.is_set():
             try:
                 with SourceSession(self._config.source.address) as session:
-                    check_source(session, source_facts(session), self._config.source)
+                    facts = source_facts(session)
+                    check_source(session, facts, self._config.source)
+                    check_tables(session, facts, self._config.source)
                 return
             except SourceAway as error:
                 if time.monotonic() > deadline and not self._config.restarted:
@@ -163,6 +165,8 @@ class _Session:
         self._own_ids = own_ids
         self._stopping = stopping
         self._committed_s = time.monotonic()
+        self._gathered_bytes = 0
+        """Of the binlog's rows that the open Kafka transaction holds."""
         self._next_step_s = 0.0
         self._next_requests_s = 0.0
 
@@ -179,6 +183,7 @@ class _Session:
 
     def _run(self, session: SourceSession, facts: SourceFacts, jobs_log: Log) -> None:
         kafka = self._config.kafka
+        self._publisher.claim()
         tables = FollowedTables(
             self._config.source.patterns,
             kafka.prefix,
@@ -202,9 +207,11 @@ class _Session:
             self._check_topics(tables)
             self._publisher.topic_ids = self._topic_ids()
             self._tables = tables
-            self._claim(position, requests)
+            self._begin_at(position, requests)
             new = [name for name in facts.tables if self._config.source.patterns.matches(name)]
             self._jobs.add_first_reads(new, now_ms())
+            # A set that was empty on a server that has transactions doesn't hold what lies before it.
+            self._with_gtids = facts.gtid_mode and bool(position.gtids or not binlog_status(session).gtids)
             with_gtids = asks_by_gtids(facts, position)
             if with_gtids and position.server_uuid != facts.server_uuid:
                 position = replace(position, file="", pos=0)
@@ -249,7 +256,7 @@ class _Session:
         """The committed position; the source's present end for a new prefix, or where the old place is given up by name."""
         committed = self._publisher.committed
         everything = any(request.everything and request.id not in states for request in requests.values())
-        if not everything and committed is not None and committed.file:
+        if not everything and committed is not None and (committed.file or committed.gtids):
             if committed.topic_ids and committed.topic_ids != self._topic_ids():
                 raise BrokerStopped(
                     "the topics __positions or __jobs are others than those that were written to: they were deleted and made "
@@ -267,12 +274,14 @@ class _Session:
         log.info("begins at the source's present end, %s", status.place)
         return Position(status.place.file, status.place.pos, status.gtids if facts.gtid_mode else "", facts.server_uuid)
 
-    def _claim(self, position: Position, requests: dict[str, JobRequest]) -> None:
-        """R1 and R6: this instance's claim, with what was given up by name noted as done, and tables left out."""
+    def _begin_at(self, position: Position, requests: dict[str, JobRequest]) -> None:
+        """The position that is begun at, with what was given up by name noted as done, and tables left out."""
         given_up = [replace(request, everything=False) for request in requests.values() if request.everything]
-        self._publisher.add([self._tables.job_record(request) for request in given_up])
-        self._publisher.add(self._tables.left_out_records())
-        self._commit(position)
+        records = [self._tables.job_record(request) for request in given_up] + self._tables.left_out_records()
+        if records:
+            self._publisher.add(records)
+        if records or not self._publisher.stands_at(position):
+            self._commit(position)
 
     def _check_topics(self, tables: FollowedTables) -> None:
         """W7: the topic of a followed table is the one that it was; its partitions are as many as configured."""
@@ -297,55 +306,62 @@ class _Session:
             config.kafka.prefix,
             facts.collations,
             partial(compile_plan, on_undecodable=config.source.on_undecodable),
-            checksums=connection.checksums,
+            EventSplitter(connection.next_sequence, checksums=connection.checksums),
+            with_gtids=self._with_gtids,
             part_rows=config.part_rows,
             part_bytes=config.transaction_bytes,
             publish_part=self._publish_part,
         )
-        splitter = PacketSplitter(connection.next_sequence)
         self._server_id = facts.server_id
         try:
-            self._loop(connection, splitter, jobs_log)
+            self._loop(connection, jobs_log)
         except StoppedError:
             self._commit_whole()
             raise
         self._commit_whole()
 
     def _commit_whole(self) -> None:
-        """At an end: the whole transactions that are in the open Kafka transaction are committed."""
+        """At an end: the whole transactions that are there are committed."""
+        self._gather()
         if self._publisher.open:
             self._commit(self._stream.position())
 
-    def _loop(self, connection: DumpConnection, splitter: PacketSplitter, jobs_log: Log) -> None:
-        stream = self._stream
+    def _loop(self, connection: DumpConnection, jobs_log: Log) -> None:
         while not self._stopping.is_set():
             timeout_s = _RECEIVE_IDLE_S if self._jobs.idle else _STEP_EVERY_S
             if self._publisher.open:
                 timeout_s = min(timeout_s, _GATHER_S)
             chunk = connection.receive(timeout_s)
-            stream.now_ms = now_ms()
-            if chunk is not None:
-                for buffer, start, end in splitter.split(chunk):
-                    if stream.handle(buffer, start, end):
-                        self._transaction_done()
+            for _ in self._stream.feed(chunk or b"", now_ms()):
+                self._transactions_done()
             self._between_chunks(jobs_log, more_waits=chunk is not None and len(chunk) == CHUNK_BYTES)
             if chunk is not None:
                 connection.pause_allowed()
 
-    def _transaction_done(self) -> None:
+    def _transactions_done(self) -> None:
+        self._gather()
+        now_s = time.monotonic()
+        if self._publisher.open and self._is_full(now_s):
+            self._commit(self._stream.position())
+        if now_s >= self._next_step_s and not self._stream.in_transaction:
+            self._step_jobs()
+
+    def _gather(self) -> None:
+        """Puts the whole transactions that the stream holds into the Kafka transaction."""
+        self._gathered_bytes += self._stream.whole_bytes
         batches = self._stream.take()
         if batches:
             note_published(self._tables, batches)
             self._publisher.add(batches)
-        now_s = time.monotonic()
-        if self._publisher.open and self._is_full(now_s):
-            self._commit(self._stream.position())
-        if now_s >= self._next_step_s:
-            self._step_jobs()
 
     def _is_full(self, now_s: float) -> bool:
+        """R3: by rows, by bytes or by time."""
         config, publisher = self._config, self._publisher
-        return publisher.rows >= config.transaction_rows or now_s - publisher.open_since_s >= config.transaction_time_s
+        return (
+            publisher.rows >= config.transaction_rows
+            or self._gathered_bytes >= config.transaction_bytes
+            or now_s - publisher.open_since_s >= config.transaction_time_s
+        )
 
     def _gathers(self, now_s: float) -> bool:
         """Whether nothing waits just now, but more is on its way: the last transaction is old already."""
@@ -361,11 +377,15 @@ class _Session:
 
     def _commit(self, position: Position) -> None:
         self._publisher.commit(position)
+        self._gathered_bytes = 0
         self._committed_s = time.monotonic()
 
     def _between_chunks(self, jobs_log: Log, *, more_waits: bool) -> None:
         stream, publisher = self._stream, self._publisher
         now_s = time.monotonic()
+        if not stream.place.file:
+            # Asked for by GTIDs on a server that wasn't read before: its first event says where we are.
+            return
         if stream.in_transaction:
             if publisher.open and now_s - publisher.open_since_s >= _PART_TIME_S:
                 self._publish_part()
@@ -394,9 +414,12 @@ class _Session:
                 self._jobs.add(request)
 
     def _step_jobs(self) -> None:
-        """One step of the jobs, between two source transactions."""
+        """One step of the jobs, between two source transactions.
+
+        Not before one that is published in part: a window opened there would not note the keys that it passes over.
+        """
         self._next_step_s = time.monotonic() + _STEP_EVERY_S
-        if self._jobs.idle:
+        if self._jobs.idle or self._stream.skips:
             return
         stream = self._stream
         place = stream.place

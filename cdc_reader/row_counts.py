@@ -1,15 +1,16 @@
 """Counts the row images in a ROWS event of a table that isn't captured, without decoding them.
 
 Comes in: the TABLE_MAP body's column types and their metadata, and the bytes of a ROWS event.  Goes out: how many images
-it holds.  Used only where a transaction is published in parts, for its place counts the images of all tables
-(exactness.md R4).  Sources: MySQL manual, "Table_map_event" and "Rows_event"; field sizes as in the server's
+it holds.  Needed only where a transaction is published in parts, for its place counts the images of all tables
+(exactness.md R4); so events are put aside and counted when there are many of them, or when the place is asked for.
+Sources: MySQL manual, "Table_map_event" and "Rows_event"; field sizes as in the server's
 libs/mysql/binlog/event/binary_log_funcs.cpp (calc_field_size).
 """
 
 from __future__ import annotations
 
-from cdc_reader.errors import SourceStopped
-from cdc_reader.events import RowsHeader, length_encoded
+from cdc_reader.errors import EventUnreadable
+from cdc_reader.events import PARTIAL_UPDATE_ROWS, RowsHeader, length_encoded, rows_header
 
 _FIXED_BYTES = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 0, 7: 4, 8: 8, 9: 3, 10: 3, 11: 3, 12: 8, 13: 1}
 _DECIMAL, _ENUM, _SET, _STRING = 246, 247, 248, 254
@@ -19,6 +20,9 @@ _BIT, _TIMESTAMP2, _DATETIME2, _TIME2 = 16, 17, 18, 19
 _METADATA_BYTES = {4: 1, 5: 1, 15: 2, 16: 2, 17: 1, 18: 1, 19: 1, 242: 1, 245: 1, 246: 2, 247: 2, 248: 2, 249: 1}
 _METADATA_BYTES |= {250: 1, 251: 1, 252: 1, 253: 2, 254: 2, 255: 1}
 _DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+_EVENTS_MAX = 256
+_BYTES_MAX = 1 << 22
+"""Rows put aside keep the buffers that they lie in."""
 
 
 def column_types(body: bytes) -> list[tuple[int, int, int]]:
@@ -63,8 +67,8 @@ def _value_end(buffer: bytes, offset: int, column: tuple[int, int, int]) -> int:
     fractions = {_TIMESTAMP2: 4, _DATETIME2: 5, _TIME2: 3}
     if type_code in fractions:
         return offset + fractions[type_code] + (first + 1) // 2
-    raise SourceStopped(
-        f"a column of type {type_code} is unknown to this version of Rowflow: its rows can't be counted"
+    raise EventUnreadable(
+        f"rows with a column of type {type_code}, unknown to this version of Rowflow, can't be counted"
     )
 
 
@@ -79,7 +83,7 @@ def _string_end(buffer: bytes, offset: int, first: int, second: int) -> int:
 
 
 def count_row_images(body: bytes, header: RowsHeader, buffer: bytes, end: int) -> int:
-    """How many rows (an UPDATE's two images are one) the ROWS event holds; raises SourceStopped for unknown types."""
+    """How many rows (an UPDATE's two images are one) the ROWS event holds; raises EventUnreadable for unknown types."""
     columns = column_types(body)
     images = 0
     offset = header.images
@@ -95,5 +99,39 @@ def count_row_images(body: bytes, header: RowsHeader, buffer: bytes, end: int) -
                 nulls >>= 1
         images += 1
     if offset != end:
-        raise SourceStopped("a ROWS event of a table that isn't captured has another length than its columns say")
+        raise EventUnreadable("a ROWS event of a table that isn't followed has another length than its columns say")
     return images // len(header.present)
+
+
+class RowsAside:
+    """ROWS events of one source transaction that aren't published; they are counted as late as can be."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[bytes, bytes, int, int, int]] = []
+        self._bytes = 0
+
+    @property
+    def many(self) -> bool:
+        """Whether it is time to count them, for they take memory."""
+        return len(self._events) >= _EVENTS_MAX or self._bytes >= _BYTES_MAX
+
+    def add(self, body_of_map: bytes, buffer: bytes, body: int, end: int, event_type: int) -> None:
+        """One more event, with the body of its TABLE_MAP."""
+        self._events.append((body_of_map, buffer, body, end, event_type))
+        self._bytes += end - body
+
+    def count(self) -> int:
+        """How many rows they hold; they are forgotten."""
+        images = 0
+        for body_of_map, buffer, body, end, event_type in self._events:
+            # A partial update holds one row.
+            one = event_type == PARTIAL_UPDATE_ROWS
+            images += 1 if one else count_row_images(body_of_map, rows_header(buffer, body, event_type), buffer, end)
+        self.forget()
+        return images
+
+    def forget(self) -> None:
+        """The transaction is over."""
+        if self._events:
+            self._events.clear()
+            self._bytes = 0

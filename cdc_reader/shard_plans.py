@@ -19,10 +19,10 @@ import orjson
 
 from cdc_reader import values
 from cdc_reader.charsets import decoder
-from cdc_reader.column_forms import STORED_AS_BLOB
-from cdc_reader.errors import SourceStopped
+from cdc_reader.column_forms import STORED_AS_BLOB, unknown_type
+from cdc_reader.errors import TableUnfollowable
 from cdc_reader.plan_source import is_text
-from cdc_reader.plans import Message, OnUndecodable, UndecodableTexts
+from cdc_reader.plans import Headers, Message, OnUndecodable, UndecodableTexts, check_key
 from cdc_reader.sql import quoted
 from schemas.keys import row_key
 from schemas.tables import Column, KeyPart, TableName, TableSchema
@@ -48,9 +48,7 @@ def _converter(table: TableName, column: Column) -> _Convert:
         return int
     convert = _CONVERTERS.get(column.type)
     if convert is None:
-        raise SourceStopped(
-            f"column {column.name} of {table} has the type {column.type}, unknown to this version of Rowflow"
-        )
+        raise unknown_type(table, column)
     return convert
 
 
@@ -144,14 +142,15 @@ def _literal(column: Column, printed: bytes) -> str:
 
 def _checked(pattern: re.Pattern[bytes], printed: bytes) -> str:
     if not pattern.fullmatch(printed):
-        raise SourceStopped("the server printed a part of a key in a form that can't be compared with")
+        raise TableUnfollowable("the server prints a part of its key in a form that can't be compared with")
     return printed.decode("ascii")
 
 
 class ShardPlan:
-    """Reads one version of a table; raises SourceStopped for types that it doesn't know and for a table without a key."""
+    """Reads one version of a table; raises TableUnfollowable for types that it doesn't know and without a key."""
 
     def __init__(self, schema: TableSchema, on_undecodable: OnUndecodable = "stop") -> None:
+        check_key(schema)
         self.schema = schema
         self._names = tuple(schema.by_name)
         self._converters = [_converter(schema.name, column) for column in schema.columns]
@@ -160,10 +159,6 @@ class ShardPlan:
             self._undecodable.lenient(column, decoder(column.charset)) if is_text(column) else convert
             for column, convert in zip(schema.columns, self._converters, strict=True)
         ]
-        if not schema.primary_key:
-            raise SourceStopped(
-                f"{schema.name} has no primary key: its rows can't be told apart; ALTER TABLE ... ADD PRIMARY KEY"
-            )
         self._key = [(schema.by_name[part.column], part) for part in schema.primary_key]
         self._places: list[int] = []
         selected = [_selected(column) for column in schema.columns]
@@ -204,15 +199,20 @@ class ShardPlan:
         close = b'},"op":"r"' + tail
         messages: list[Message] = []
         for number, row in enumerate(rows, first_row):
-            try:
-                after = self._values(row, self._converters)
-                headers = None
-            except UnicodeDecodeError:
-                after = self._values(row, self._lenient)
-                headers = self._undecodable.headers()
+            after, headers = self._after(row)
             value = b"".join((b'{"before":null,"after":', orjson.dumps(after), mid, b"%d" % number, close))
             messages.append((number, row_key(self.schema, after), value, headers))
         return messages
+
+    def keys(self, rows: Sequence[Row]) -> set[bytes]:
+        """The rows' keys."""
+        return {row_key(self.schema, self._after(row)[0]) for row in rows}
+
+    def _after(self, row: Row) -> tuple[dict[str, object], Headers | None]:
+        try:
+            return self._values(row, self._converters), None
+        except UnicodeDecodeError:
+            return self._values(row, self._lenient), self._undecodable.headers()
 
     def _values(self, row: Row, converters: Sequence[_Convert]) -> dict[str, object]:
         return {

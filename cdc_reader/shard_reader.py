@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from cdc_reader.config import OnUndecodable
-from cdc_reader.errors import SourceAway, SourceRefused
+from cdc_reader.errors import SourceAway, SourceRefused, TableUnfollowable
 from cdc_reader.information_schema import read_indexes, read_schema
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 _VISIBLE_POLL_S = 0.002
-_ACCESS_DENIED = {1142, 1227, 1044, 1370}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,16 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class LookResult:
-    """``schema`` is None where there is no such table; ``indexes``: see barriers of kind begin."""
+    """``schema`` is None where there is no such table, or where it can't be followed: ``unfollowable`` says why then.
+
+    ``indexes``: see barriers of kind begin.
+    """
 
     task: LookTask
     high: Place
     server_uuid: str
     schema: TableSchema | None
+    unfollowable: str = ""
     indexes: list[dict[str, object]] = field(default_factory=list)
     rows_estimate: int = 0
 
@@ -81,13 +84,17 @@ class ScanResult:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """``rows`` as the plan's SELECT gives them; ``plan`` is None where there is no such table any more."""
+    """``rows`` as the plan's SELECT gives them.
+
+    ``plan`` is None where there is no such table any more, or where it can't be read: ``unfollowable`` says why then.
+    """
 
     task: ShardTask
     high: Place
     server_uuid: str
     plan: ShardPlan | None
     rows: list[Row]
+    unfollowable: str = ""
 
 
 Task = LookTask | ScanTask | ShardTask
@@ -190,17 +197,21 @@ class ShardReader:
         try:
             session.rows(f"SELECT 1 FROM {_table(name)} LIMIT 0")
             schema = read_schema(session, name)
+            self._plan(schema)
             indexes = read_indexes(session, name)
             estimate = session.texts(
                 "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", name
             )
             rows_estimate = int(estimate[0][0] or 0) if estimate else 0
+        except TableUnfollowable as error:
+            return LookResult(task, binlog_status(session).place, server_uuid, None, str(error))
         except QueryFailed as error:
             if error.code not in NO_SUCH_TABLE:
                 raise
+            schema = None
         finally:
             session.rows("COMMIT")
-        return LookResult(task, binlog_status(session).place, server_uuid, schema, indexes, rows_estimate)
+        return LookResult(task, binlog_status(session).place, server_uuid, schema, "", indexes, rows_estimate)
 
     def _shard(self, session: SourceSession, task: ShardTask, server_uuid: str) -> ShardResult:
         locking = not self._wait_visible(session, task.window)
@@ -211,6 +222,8 @@ class ShardReader:
             plan = self._plan(schema)
             statement, arguments = plan.select_sql(task.after, task.rows_max)
             rows = session.rows(statement + (" FOR SHARE" if locking else ""), arguments)
+        except TableUnfollowable as error:
+            return ShardResult(task, binlog_status(session).place, server_uuid, None, [], str(error))
         except QueryFailed as error:
             if error.code not in NO_SUCH_TABLE:
                 raise

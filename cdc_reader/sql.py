@@ -92,7 +92,10 @@ class SourceSession:
                 **({"ssl_mode": "VERIFY_IDENTITY", "ssl": {"ca": address.ssl_ca}} if address.ssl_ca else {}),
             )
         except MySQLdb.Error as error:
-            raise self._mapped(error) from error
+            mapped = self._mapped(error)
+            if isinstance(mapped, QueryFailed):
+                mapped = SourceRefused(f"the source {address} refuses the connection: {mapped}; see [source] url")
+            raise mapped from error
         self.rows(_SESSION)
 
     def _mapped(self, error: MySQLdb.Error) -> Exception:
@@ -160,6 +163,9 @@ class BinlogStatus(NamedTuple):
 
     place: Place
     gtids: str
+    only_databases: tuple[str, ...] = ()
+    ignored_databases: tuple[str, ...] = ()
+    """Whose changes the server leaves out (binlog_do_db, binlog_ignore_db)."""
 
 
 def binlog_status(session: SourceSession) -> BinlogStatus:
@@ -172,8 +178,19 @@ def binlog_status(session: SourceSession) -> BinlogStatus:
         rows = session.texts("SHOW MASTER STATUS")
     if not rows:
         raise SourceRefused("the source has no binlog: set log_bin in my.cnf and restart it")
-    file, pos = rows[0][:2]
-    return BinlogStatus(Place(file, int(pos)), rows[0][4].replace("\n", "") if len(rows[0]) > 4 else "")
+    file, pos, only, ignored, gtids = (*rows[0], "")[:5]
+    databases = [tuple(name for name in text.split(",") if name) for text in (only, ignored)]
+    return BinlogStatus(Place(file, int(pos)), gtids.replace("\n", ""), *databases)
+
+
+def replicates(session: SourceSession) -> bool:
+    """Whether the server is another one's replica; SHOW SLAVE STATUS on servers before 8.0.22."""
+    try:
+        return bool(session.rows("SHOW REPLICA STATUS"))
+    except QueryFailed as error:
+        if error.code != _SYNTAX_ERROR:
+            raise
+        return bool(session.rows("SHOW SLAVE STATUS"))
 
 
 def variables(session: SourceSession, names: Sequence[str]) -> dict[str, str]:

@@ -100,9 +100,9 @@ def parse_statement(query: bytes, database: str) -> Statement:
         return Statement(Kind.SAVEPOINT, savepoint=tokens[1].text.lower())
     if first == "XA":
         return Statement(Kind.XA, savepoint=second)
-    names = _names(tokens, database)
     if first == "TRUNCATE":
-        return Statement(Kind.TRUNCATE, names[-1:])
+        return Statement(Kind.TRUNCATE, _names(tokens[2 if second == "TABLE" else 1 :], database)[:1])
+    names = _names(tokens, database)
     if first in _DML or first == "WITH":
         return Statement(Kind.DML, names)
     return Statement(_definition_kind(words), names, _dropped_database(tokens, words))

@@ -1,52 +1,43 @@
-"""The hot loop: packets -> events -> rows of whole source transactions.
+"""The hot loop: chunks -> events -> rows of whole source transactions.
 
-Comes in: packets of a dump connection, in their order.  Goes out: batches of messages for Kafka, the place behind each
+Comes in: chunks of a dump connection, in their order.  Goes out: batches of messages for Kafka, the place behind each
 source transaction, and how many row images of a transaction went into parts that are published before its end.
 
 Guarantees: nothing leaves a transaction before its end but in parts that the reader asked for by its limits; a ROLLBACK
 takes back what isn't published, and stops loudly where parts are; events that may carry data and aren't known stop the
-stream; the place moves at a transaction's end, and between transactions past every other event, never backwards.
-Not here: I/O and the clock (``now_ms`` is set by the reader for each chunk).  Rules R4, R7, R9; faults S3, S4, S10, S12,
-S13, S16 to S18, D8 to D11.
+stream, with the place and the way past them; the place moves at a transaction's end, and between transactions past every
+other event, never backwards.
+Not here: I/O and the clock, which is passed in with each chunk.  Rules R4, R7, R9; faults S3, S4, S10, S12, S13, S16 to S18,
+D8 to D11.
+
+What a source transaction of one row costs is the cost of its five events; so the types that come with each are looked for
+first, whole transactions are handed over many at a time, and what they have in common is written once.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import zstandard
-
 from cdc_reader import events
-from cdc_reader.batches import Batch, Origin, event_tail, source_head, transaction_part
-from cdc_reader.errors import SourceAway, SourceRefused, SourceStopped
+from cdc_reader.batches import Batch, Origin, SourceWriter, event_tail
+from cdc_reader.charsets import CHARSETS, UTF8_CHARSETS, decoder
+from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.gtids import Gtid, GtidParser, GtidSet, commit_timestamp_us, parse_tagged
+from cdc_reader.mapped_tables import Followed, MappedTable, MappedTables
+from cdc_reader.packets import EventSplitter
+from cdc_reader.payloads import payload_events
 from cdc_reader.plans import Plan
 from cdc_reader.positions import Place, Position, file_number
-from cdc_reader.row_counts import count_row_images
+from cdc_reader.row_counts import RowsAside
 from cdc_reader.statements import Kind, Statement, parse_statement
-from cdc_reader.table_map import Collation, parse_table_map, parse_table_name
+from cdc_reader.table_map import Collation
 from schemas.tables import TableName, TableSchema
 
-_HEADER = struct.Struct("<IBIIIH").unpack_from
-_PLANS_MAX = 4096
-_UNCOUNTED_MAX = 256
-_UNCOUNTED_BYTES_MAX = 1 << 22
-"""Rows put aside keep the buffers that they lie in."""
 _POSITIONS_MAX = 1 << 32
-_PACKET_HEADER_BYTES = 1
-_ERROR_POSITION_PURGED = (1236, 1789)
-
-
-class Followed(Protocol):
-    """A captured table's state, as the stream needs it."""
-
-    publishing: bool
-    fingerprint: str
-    topic: str
+_TRANSACTIONS_TOGETHER = 64
+_ROWS_TOGETHER = 1_000
 
 
 class Tables(Protocol):
@@ -58,6 +49,9 @@ class Tables(Protocol):
     def changed(self, name: TableName, schema: TableSchema, origin: Origin) -> list[Batch]:
         """A TABLE_MAP has another fingerprint than the table had: what to publish before its rows."""
 
+    def unfollowable(self, name: TableName, why: str, origin: Origin) -> list[Batch]:
+        """A followed table's TABLE_MAP holds what isn't known: what to publish; the table isn't ``publishing`` any more."""
+
     def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
         """A statement that may concern captured tables: what to publish for it; raises SourceStopped for DML."""
 
@@ -65,25 +59,8 @@ class Tables(Protocol):
         """Whether the table's engine undoes its rows at a ROLLBACK."""
 
 
-class MappedTable:
-    """A version of a table as TABLE_MAP tells it, with its plan; one per TABLE_MAP body, kept in an LRU (R9)."""
-
-    __slots__ = ("body", "fingerprint", "followed", "head", "headers", "name", "plan", "schema")
-
-    def __init__(self, body: bytes, name: TableName, followed: Followed | None) -> None:
-        self.body = body
-        self.headers: dict[int, bytes] = {}
-        """By event type: the bytes between flags and images of an event that was complete; the next has the same."""
-        self.name = name
-        self.followed = followed
-        self.schema: TableSchema | None = None
-        self.plan: Plan | None = None
-        self.fingerprint = ""
-        self.head = b""
-
-
 class Stream:
-    """Handles one event after the other; one instance for one connection."""
+    """Handles one chunk after the other; one instance for one connection."""
 
     def __init__(
         self,
@@ -92,56 +69,63 @@ class Stream:
         prefix: str,
         collations: Mapping[int, Collation],
         compile_plan: Callable[[TableSchema], Plan],
+        splitter: EventSplitter,
         *,
-        checksums: bool,
+        with_gtids: bool,
         part_rows: int,
         part_bytes: int,
         publish_part: Callable[[], None],
     ) -> None:
-        """``part_rows``, ``part_bytes`` (of the binlog): past one of them ``publish_part`` is called between two events."""
+        """``with_gtids``: the position's GTID set holds all that lies before it, so that positions may say theirs.
+
+        ``part_rows``, ``part_bytes`` (of the binlog): past one of them ``publish_part`` is called between two events.
+        """
         self._tables = tables
-        self._prefix = prefix
+        self._mapped_tables = MappedTables(tables.find, prefix, collations, compile_plan)
         self._collations = collations
-        self._compile_plan = compile_plan
-        self._checksums = checksums
+        self._splitter = splitter
         self._part_rows = part_rows
         self._part_bytes = part_bytes
         self._publish_part = publish_part
-        self.now_ms = 0
+        self._now_ms = 0
+        self._tail = event_tail(0)
+        self._source = SourceWriter()
         self.server_uuid = position.server_uuid
         self.gtids = GtidSet(position.gtids)
-        self._with_gtids = bool(position.gtids)
+        self._with_gtids = with_gtids
         self._file = position.file
         self._pos = position.pos
         self._event_file = position.file
         self._last_log_pos = 0
-        self._map_of = lru_cache(maxsize=_PLANS_MAX)(self._parse_map)
-        self._mapped: dict[bytes, MappedTable] = {}
         self._gtid_parser = GtidParser()
         self._skip = position.rows_to_skip
         self._skip_gtid = position.skip_gtid
         self._start_place = position.place
         self.source_ms = position.source_ms
-        self._reset()
-
-    def _reset(self) -> None:
-        """Forgets the transaction that has ended."""
-        self.in_transaction = False
-        self._prepared_xa = False
-        self._gtid: Gtid | None = None
-        self._gtid_text = ""
-        self._commit_ms = 0
-        self._transaction_part = b""
-        self._transaction_part_key: tuple[int, str] = (-1, "")
-        self.batches: list[Batch] = []
-        self.pending_rows = 0
-        self.pending_bytes = 0
-        self._images = 0
-        self._uncounted: list[tuple[bytes, bytes, int, int, int]] = []
-        self._uncounted_bytes = 0
-        self._parts = 0
+        self._batches: list[Batch] = []
+        self._whole_batches = 0
+        """How many of them are of transactions that have ended."""
+        self.whole_rows = 0
+        self.whole_bytes = 0
+        """Rows, and bytes of their events, that :meth:`take` will give."""
+        self._mapped: dict[bytes, MappedTable] = {}
+        """By table id, which holds for one transaction (R9)."""
+        self._aside = RowsAside()
         self._savepoints: dict[str, int] = {}
+        self._forget_transaction()
+
+    def _forget_transaction(self) -> None:
+        self.in_transaction = False
+        self._gtid: Gtid | None = None
+        self._commit_ms = 0
+        self._rows_pending = 0
+        self._bytes_pending = 0
+        self._images = 0
+        self._parts = 0
         self._mapped.clear()
+        self._aside.forget()
+        if self._savepoints:
+            self._savepoints.clear()
 
     # ---- what the reader asks ----
 
@@ -163,7 +147,7 @@ class Stream:
 
     def part_position(self) -> Position:
         """The position in the middle of a transaction: its start, and the row images before the next event (R4)."""
-        self._count_all()
+        self._images += self._aside.count()
         gtids = str(self.gtids) if self._with_gtids else ""
         skip_gtid = str(self._gtid) if self._gtid else ""
         start = self._start_place
@@ -171,55 +155,76 @@ class Stream:
         return Position(start.file, start.pos, gtids, self.server_uuid, skip, skip_gtid, source_ms=self.source_ms)
 
     def take(self) -> list[Batch]:
-        """Takes the batches that have gathered; the reader publishes them."""
-        taken, self.batches = self.batches, []
-        self.pending_rows = self.pending_bytes = 0
+        """Takes the batches of the transactions that have ended; the reader publishes them."""
+        whole = self._whole_batches
+        taken, self._batches = self._batches[:whole], self._batches[whole:]
+        self._whole_batches = self.whole_rows = self.whole_bytes = 0
         return taken
 
     def take_part(self) -> list[Batch]:
-        """Takes the batches in the middle of a transaction: from here on it can't be rolled back."""
+        """Takes all batches, in the middle of a transaction: from here on it can't be rolled back."""
         self._parts += 1
         self._savepoints.clear()
-        return self.take()
+        taken, self._batches = self._batches, []
+        self._whole_batches = self.whole_rows = self.whole_bytes = 0
+        self._rows_pending = self._bytes_pending = 0
+        return taken
+
+    @property
+    def skips(self) -> bool:
+        """Whether the next transaction is published in part, by an earlier connection: its rows are passed over (R4)."""
+        return self._skip > 0
+
+    @property
+    def now_ms(self) -> int:
+        """The time that the last chunk came with."""
+        return self._now_ms
 
     def origin(self, ts_ms: int, server_id: int, pos: int) -> Origin:
         """Where the event at hand comes from."""
-        return Origin(self._commit_ms or ts_ms, server_id, self._gtid_text, self._event_file, pos, self.now_ms)
+        gtid = str(self._gtid) if self._gtid else ""
+        return Origin(self._commit_ms or ts_ms, server_id, gtid, self._event_file, pos, self._now_ms)
 
     def place_text(self) -> str:
         """Where the stream is, for messages."""
-        gtid = f", GTID {self._gtid_text}" if self._gtid_text else ""
+        gtid = f", GTID {self._gtid}" if self._gtid else ""
         return f"{self._event_file}:{self._last_log_pos}{gtid}"
 
-    # ---- one packet ----
+    # ---- events ----
 
-    def handle(self, buffer: bytes, start: int, end: int) -> bool:
-        """Handles the packet ``buffer[start:end]``; True where a source transaction has ended with it."""
-        if buffer[start]:
-            raise _not_an_event(buffer[start:end])
-        header = start + _PACKET_HEADER_BYTES
-        timestamp, event_type, server_id, size, log_pos, flags = _HEADER(buffer, header)
-        if size != end - header:
-            raise SourceStopped(f"an event at {self.place_text()} has {end - header} bytes and says that it has {size}")
-        if self._checksums:
-            if zlib.crc32(buffer[header:end]) != events.CRC32_RESIDUE:
-                raise SourceStopped(
-                    f"an event behind {self.place_text()} has a bad checksum: it was damaged on its way or in the file; "
-                    "compare with mysqlbinlog --verify-binlog-checksum, then start again"
-                )
-            end -= events.CHECKSUM_BYTES
-        if log_pos > self._last_log_pos:
-            self._last_log_pos = log_pos
-        elif log_pos:
-            log_pos = self._last_log_pos = self._whole_log_pos(log_pos, event_type)
-        body = header + events.HEADER_BYTES
-        if event_type == events.TABLE_MAP:
-            self._table_map(buffer, body, end, timestamp * 1000, server_id, log_pos - size)
-            return False
-        if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
-            self._rows(buffer, body, end, event_type, timestamp * 1000, server_id, log_pos - size, 0)
-            return False
-        return self._event(buffer, body, end, event_type, timestamp * 1000, server_id, log_pos - size, log_pos, flags)
+    def feed(self, chunk: bytes, now_ms: int) -> Iterator[None]:
+        """Handles the events that end in ``chunk``; yields where whole transactions may be taken, seldom but at its end.
+
+        In between the stream stands between two source transactions; at the chunk's end it may be in one.
+        """
+        if now_ms != self._now_ms:
+            self._now_ms, self._tail = now_ms, event_tail(now_ms)
+        ended = 0
+        try:
+            for buffer, body, end, event_type, time_s, server_id, size, log_pos in self._splitter.split(chunk):
+                if log_pos > self._last_log_pos:
+                    self._last_log_pos = log_pos
+                elif log_pos:
+                    log_pos = self._last_log_pos = self._whole_log_pos(log_pos, event_type)  # noqa: PLW2901
+                if self._event(buffer, body, end, event_type, time_s * 1000, server_id, log_pos - size, log_pos):
+                    ended += 1
+                    if ended == _TRANSACTIONS_TOGETHER or self.whole_rows >= _ROWS_TOGETHER:
+                        ended = 0
+                        yield
+        except EventUnreadable as error:
+            raise self._past(str(error), error.table) from error
+        except (LookupError, ValueError, struct.error) as error:
+            raise self._past("an event can't be read, for its parts don't fit each other", None) from error
+        if ended:
+            yield
+
+    def _past(self, what: str, table: TableName | None) -> SourceStopped:
+        """The loud stop at an event that can't be read."""
+        which, command = ("the table", str(table)) if table else ("the tables", "--all")
+        return SourceStopped(
+            f"{what} (behind {self.place_text()}); start again, then it is read anew; if it stays so, give up the old "
+            f"place and read {which} whole: rowflow snapshot {command} --start-over"
+        )
 
     def _whole_log_pos(self, log_pos: int, event_type: int) -> int:
         """The 32 bits that events carry wrap in files over 4 GiB; an event that seems to go back has wrapped."""
@@ -231,23 +236,14 @@ class Stream:
         return begin + log_pos + (_POSITIONS_MAX if wrapped else 0)
 
     def _event(
-        self,
-        buffer: bytes,
-        body: int,
-        end: int,
-        event_type: int,
-        ts_ms: int,
-        server_id: int,
-        pos: int,
-        log_pos: int,
-        flags: int,
-        first_row: int = 0,
+        self, buffer: bytes, body: int, end: int, event_type: int, ts_ms: int, server_id: int, pos: int, log_pos: int
     ) -> bool:
-        if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
-            self._rows(buffer, body, end, event_type, ts_ms, server_id, pos, first_row)
-            return False
+        """Handles one event; True where a source transaction has ended with it."""
         if event_type == events.TABLE_MAP:
             self._table_map(buffer, body, end, ts_ms, server_id, pos)
+            return False
+        if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
+            self._rows(buffer, body, end, event_type, ts_ms, server_id, pos, 0)
             return False
         if event_type == events.GTID:
             self._begin(self._gtid_parser.parse(buffer, body, end), pos)
@@ -256,19 +252,10 @@ class Stream:
             return self._query(buffer, body, end, ts_ms, server_id, pos, log_pos)
         if event_type == events.XID:
             return self._end(log_pos)
-        return self._seldom(buffer, body, end, event_type, ts_ms, server_id, pos, log_pos, flags)
+        return self._seldom(buffer, body, end, event_type, ts_ms, server_id, pos, log_pos)
 
     def _seldom(
-        self,
-        buffer: bytes,
-        body: int,
-        end: int,
-        event_type: int,
-        ts_ms: int,
-        server_id: int,
-        pos: int,
-        log_pos: int,
-        flags: int,
+        self, buffer: bytes, body: int, end: int, event_type: int, ts_ms: int, server_id: int, pos: int, log_pos: int
     ) -> bool:
         """The types of events that don't come with every transaction."""
         if event_type == events.ANONYMOUS_GTID:
@@ -277,7 +264,7 @@ class Stream:
         elif event_type == events.GTID_TAGGED:
             self._begin(parse_tagged(buffer, body, end), pos)
         elif event_type == events.TRANSACTION_PAYLOAD:
-            return self._payload(buffer, body, end, ts_ms, server_id, pos, log_pos)
+            return self._payload(buffer, body, end, pos, log_pos)
         elif event_type == events.XA_PREPARE:
             return self._xa_prepare(buffer, body, log_pos)
         elif event_type in events.ROWS_OF_VERSION_1:
@@ -288,8 +275,19 @@ class Stream:
             if not self.in_transaction and self._gtid is None:
                 self._move(self._event_file, log_pos)
         elif not self._moved(buffer, body, end, event_type, log_pos):
-            self._refuse(event_type, flags)
+            self._refuse(event_type, int.from_bytes(buffer[body - 2 : body], "little"))
         return False
+
+    def _payload(self, buffer: bytes, body: int, end: int, pos: int, log_pos: int) -> bool:
+        """A compressed transaction: its events are handled one by one; pos is the payload's, rows are counted through."""
+        rows, ended = 0, False
+        for inner, event_type, time_s, server_id in payload_events(buffer, body, end):
+            arguments = (inner, events.HEADER_BYTES, len(inner), event_type, time_s * 1000, server_id, pos)
+            if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
+                rows += self._rows(*arguments, rows)
+            else:
+                ended = self._event(*arguments, log_pos) or ended
+        return ended
 
     def _moved(self, buffer: bytes, body: int, end: int, event_type: int, log_pos: int) -> bool:
         """Events that say where in the binlog we are; False for any other."""
@@ -320,7 +318,7 @@ class Stream:
 
     def _begin(self, gtid: Gtid | None, pos: int) -> None:
         if self.in_transaction:
-            raise SourceStopped(f"a transaction begins inside another one at {self.place_text()}")
+            raise EventUnreadable("a transaction begins inside another one")
         if self._skip and self._skip_gtid and gtid is not None and str(gtid) != self._skip_gtid:
             raise SourceStopped(
                 f"the source goes on with transaction {gtid}, but {self._skip_gtid} is published in part: it isn't the "
@@ -328,14 +326,15 @@ class Stream:
             )
         self._start_place = Place(self._event_file, pos)
         self._gtid = gtid
-        if gtid is not None:
-            self._with_gtids = True
-            self._gtid_text = str(gtid)
+        if gtid is None:
+            # A transaction without one: from here on no set says where we are.
+            self._with_gtids = False
+        else:
             self._commit_ms = gtid.commit_us // 1000
 
     def _end(self, log_pos: int) -> bool:
         if self._images < self._skip and self._skip:
-            self._count_all()
+            self._images += self._aside.count()
             if self._images < self._skip:
                 raise SourceStopped(
                     f"the transaction that ends at {self.place_text()} has {self._images} rows, but {self._skip} of it are "
@@ -346,9 +345,10 @@ class Stream:
             self.gtids.add(self._gtid)
         self._file, self._pos = self._event_file, log_pos
         self.source_ms = self._commit_ms or self.source_ms
-        batches, rows, size = self.batches, self.pending_rows, self.pending_bytes
-        self._reset()
-        self.batches, self.pending_rows, self.pending_bytes = batches, rows, size
+        self._whole_batches = len(self._batches)
+        self.whole_rows += self._rows_pending
+        self.whole_bytes += self._bytes_pending
+        self._forget_transaction()
         return True
 
     def _move(self, file: str, pos: int) -> None:
@@ -364,18 +364,19 @@ class Stream:
         self._move(file, pos)
 
     def _format_description(self, buffer: bytes, body: int, end: int, log_pos: int) -> None:
-        whole = end + events.CHECKSUM_BYTES if self._checksums else end
-        _, self._checksums = events.format_description(buffer, body, whole)
+        splitter = self._splitter
+        whole = end + events.CHECKSUM_BYTES if splitter.checksums else end
+        _, splitter.checksums = events.format_description(buffer, body, whole)
         self._move(self._event_file, log_pos)
 
     # ---- statements ----
 
     def _query(self, buffer: bytes, body: int, end: int, ts_ms: int, server_id: int, pos: int, log_pos: int) -> bool:
-        database, text = events.query_body(buffer, body, end)
-        if text == b"BEGIN":
+        if events.is_begin(buffer, body, end):
             self.in_transaction = True
             return False
-        statement = parse_statement(text, database)
+        database, text, collation = events.query_body(buffer, body, end)
+        statement = parse_statement(self._as_utf8(text, collation), database)
         kind = statement.kind
         if kind is Kind.BEGIN:
             self.in_transaction = True
@@ -385,28 +386,40 @@ class Stream:
             self._roll_back(0)
             return self._end(log_pos)
         elif kind is Kind.SAVEPOINT:
-            self._savepoints[statement.savepoint] = len(self.batches)
+            self._savepoints[statement.savepoint] = len(self._batches) - self._whole_batches
         elif kind is Kind.ROLLBACK_TO:
             self._roll_back(self._savepoints.get(statement.savepoint, -1))
         elif kind is Kind.XA:
             return self._xa(statement.savepoint, log_pos)
         else:
-            self.batches += self._tables.statement(statement, self.origin(ts_ms, server_id, pos))
+            self._batches += self._tables.statement(statement, self.origin(ts_ms, server_id, pos))
             if not self.in_transaction:
                 return self._end(log_pos)
         return False
 
+    def _as_utf8(self, text: bytes, collation: int) -> bytes:
+        """A statement's text, which stands in the character set that its session sent it in."""
+        known = self._collations.get(collation)
+        if known is None or known.charset in UTF8_CHARSETS or known.charset not in CHARSETS:
+            return text
+        try:
+            return decoder(known.charset)(text).encode()
+        except UnicodeError:
+            return text
+
     def _roll_back(self, kept: int) -> None:
-        """Takes back what is gathered behind the first ``kept`` batches: rows of engines that undo theirs."""
+        """Takes back what the transaction gathered behind its first ``kept`` batches: rows of engines that undo theirs."""
         if self._parts or self._skip or kept < 0:
             raise SourceStopped(
                 f"the transaction at {self.place_text()} is rolled back, but its first rows are published already; "
                 "the tables that it wrote to have to be read anew: rowflow snapshot --all --start-over"
             )
-        behind = [
-            batch for batch in self.batches[kept:] if batch.table is None or not self._tables.transactional(batch.table)
+        kept += self._whole_batches
+        self._batches[kept:] = [
+            batch
+            for batch in self._batches[kept:]
+            if batch.table is None or not self._tables.transactional(batch.table)
         ]
-        self.batches[kept:] = behind
 
     def _xa(self, verb: str, log_pos: int) -> bool:
         if verb in ("START", "BEGIN"):
@@ -418,7 +431,8 @@ class Stream:
 
     def _xa_prepare(self, buffer: bytes, body: int, log_pos: int) -> bool:
         one_phase = buffer[body] != 0
-        if not one_phase and (self._parts or any(batch.table is not None for batch in self.batches)):
+        if not one_phase and any(mapped.followed is not None for mapped in self._mapped.values()):
+            # Of a table that waits for its first read, too: the SELECT doesn't see the rows, and XA COMMIT doesn't bring them.
             raise SourceStopped(
                 f"an XA transaction that wrote to a captured table is prepared at {self.place_text()}: two-phase XA "
                 "can't be followed yet, for it may still be rolled back; use one-phase commits, then "
@@ -428,30 +442,27 @@ class Stream:
 
     # ---- rows ----
 
-    def _parse_map(self, body: bytes) -> MappedTable:
-        """What a TABLE_MAP body tells; called once per body (R9)."""
-        name = parse_table_name(body)
-        return MappedTable(body, name, self._tables.find(name))
-
     def _table_map(self, buffer: bytes, body: int, end: int, ts_ms: int, server_id: int, pos: int) -> None:
-        mapped = self._map_of(buffer[body + 8 : end])
+        mapped = self._mapped_tables.of(buffer[body + 8 : end])
         self._mapped[buffer[body : body + 6]] = mapped
         followed = mapped.followed
         if followed is None or not followed.publishing:
             # Not even its columns are looked at: past an event that can't be followed leads a start over.
             return
-        schema = mapped.schema or self._schema_of(mapped)
-        if followed.fingerprint != mapped.fingerprint:
-            self.batches += self._tables.changed(mapped.name, schema, self.origin(ts_ms, server_id, pos))
+        if followed.fingerprint != mapped.fingerprint or mapped.schema is None:
+            self._version(mapped, followed, self.origin(ts_ms, server_id, pos))
 
-    def _schema_of(self, mapped: MappedTable) -> TableSchema:
+    def _version(self, mapped: MappedTable, followed: Followed, origin: Origin) -> None:
+        """A version that was not met before, or isn't the one that the table had last."""
         try:
-            schema = mapped.schema = parse_table_map(mapped.body, self._collations)
+            schema = self._mapped_tables.complete(mapped)
+        except TableUnfollowable as error:
+            self._batches += self._tables.unfollowable(mapped.name, str(error), origin)
+            return
         except SourceStopped as error:
             raise SourceStopped(f"{error} (at {self.place_text()})") from error
-        mapped.fingerprint = schema.fingerprint
-        mapped.head = source_head(self._prefix, mapped.name, mapped.fingerprint)
-        return schema
+        if followed.fingerprint != mapped.fingerprint:
+            self._batches += self._tables.changed(mapped.name, schema, origin)
 
     def _rows(
         self, buffer: bytes, body: int, end: int, event_type: int, ts_ms: int, server_id: int, pos: int, first_row: int
@@ -459,36 +470,28 @@ class Stream:
         """Decodes a ROWS event or puts it aside for counting; the number of its rows (0 where it isn't decoded)."""
         mapped = self._mapped.get(buffer[body : body + 6])
         if mapped is None:
-            raise SourceStopped(f"rows of an unknown table at {self.place_text()}: their TABLE_MAP event is missing")
-        self.pending_bytes += end - body
+            raise EventUnreadable("rows of an unknown table: their TABLE_MAP event is missing")
         followed = mapped.followed
         if followed is None or not followed.publishing:
             self._put_aside(mapped.body, buffer, body, end, event_type)
             return 0
+        self._bytes_pending += end - body
         known = mapped.headers.get(event_type)
         if known is not None and buffer.startswith(known, body + events.ROWS_FLAGS_END):
             images = body + events.ROWS_FLAGS_END + len(known)
         else:
             images = self._images_start(mapped, buffer, body, event_type)
-        if self._transaction_part_key != (server_id, self._event_file):
-            self._transaction_part = transaction_part(server_id, self._gtid_text, self._event_file)
-            self._transaction_part_key = (server_id, self._event_file)
-        mid = b'%s%d%s%d,"row":' % (mapped.head, self._commit_ms or ts_ms, self._transaction_part, pos)
-        plan = mapped.plan or self._planned(mapped)
-        kind = event_type if event_type >= events.WRITE_ROWS else events.ROWS_OF_VERSION_1[event_type]
-        decode = (
-            plan.updates if kind == events.UPDATE_ROWS else plan.inserts if kind == events.WRITE_ROWS else plan.deletes
-        )
+        mid = self._source.mid(mapped.head, self._commit_ms or ts_ms, server_id, self._gtid, self._event_file, pos)
         try:
-            rows, messages = decode(buffer, images, end, mid, event_tail(self.now_ms), first_row)
+            rows, messages = mapped.decode[event_type](buffer, images, end, mid, self._tail, first_row)
         except SourceStopped as error:
             raise SourceStopped(f"{error} (at {self.place_text()})") from error
         if self._images < self._skip:
             messages = self._after_skipped(messages, rows, first_row)
         self._images += rows
-        self.pending_rows += rows
+        self._rows_pending += rows
         if messages:
-            self.batches.append(Batch(followed.topic, messages, mapped.name))
+            self._batches.append(Batch(followed.topic, messages, mapped.name))
         self._limit_part()
         return rows
 
@@ -504,38 +507,20 @@ class Stream:
         mapped.headers[event_type] = buffer[body + events.ROWS_FLAGS_END : header.images]
         return header.images
 
-    def _planned(self, mapped: MappedTable) -> Plan:
-        assert mapped.schema is not None
-        mapped.plan = self._compile_plan(mapped.schema)
-        return mapped.plan
-
     def _after_skipped(self, messages: list[Any], rows: int, first_row: int) -> list[Any]:
         """What of an event's messages lies behind the rows that were published before a restart (R4)."""
-        self._count_all()
+        self._images += self._aside.count()
         skipped = min(rows, self._skip - self._images)
         return [message for message in messages if message[0] >= first_row + skipped] if skipped > 0 else messages
 
     def _put_aside(self, body_of_map: bytes, buffer: bytes, body: int, end: int, event_type: int) -> None:
         """Rows that aren't published count too, but only where the transaction goes out in parts."""
-        self._uncounted.append((body_of_map, buffer, body, end, event_type))
-        self._uncounted_bytes += end - body
-        many = len(self._uncounted) >= _UNCOUNTED_MAX or self._uncounted_bytes >= _UNCOUNTED_BYTES_MAX
-        if many or self._images < self._skip:
-            self._count_all()
-        self._limit_part()
-
-    def _count_all(self) -> None:
-        for body_of_map, buffer, body, end, event_type in self._uncounted:
-            if event_type == events.PARTIAL_UPDATE_ROWS:
-                self._images += 1
-            else:
-                header = events.rows_header(buffer, body, event_type)
-                self._images += count_row_images(body_of_map, header, buffer, end)
-        self._uncounted.clear()
-        self._uncounted_bytes = 0
+        self._aside.add(body_of_map, buffer, body, end, event_type)
+        if self._aside.many or self._images < self._skip:
+            self._images += self._aside.count()
 
     def _limit_part(self) -> None:
-        if self.pending_rows >= self._part_rows or (self.pending_bytes >= self._part_bytes and self.batches):
+        if self._rows_pending >= self._part_rows or (self._bytes_pending >= self._part_bytes and self._batches):
             self._publish_part()
 
     def _partial_rows(self, buffer: bytes, body: int, end: int) -> None:
@@ -549,53 +534,3 @@ class Stream:
                 f"rowflow snapshot {name} --start-over"
             )
         self._put_aside(mapped.body, buffer, body, end, events.PARTIAL_UPDATE_ROWS)
-
-    def _payload(self, buffer: bytes, body: int, end: int, ts_ms: int, server_id: int, pos: int, log_pos: int) -> bool:
-        """A compressed transaction: its events are handled one by one; pos is the payload's, rows are counted through."""
-        payload = events.transaction_payload(buffer, body, end)
-        if payload.compression not in (0, 255):
-            raise SourceStopped(
-                f"the transaction at {self.place_text()} has the unknown compression {payload.compression}"
-            )
-        data = buffer[payload.start : end]
-        reader = zstandard.ZstdDecompressor().stream_reader(data) if payload.compression == 0 else _Plain(data)
-        rows, ended = 0, False
-        while header := reader.read(events.HEADER_BYTES):
-            timestamp, event_type, inner_server_id, size, _, flags = _HEADER(header, 0)
-            inner = header + reader.read(size - events.HEADER_BYTES)
-            if len(inner) != size:
-                raise SourceStopped(f"the compressed transaction at {self.place_text()} is cut off")
-            arguments = (inner, events.HEADER_BYTES, size, event_type, timestamp * 1000, inner_server_id, pos)
-            if events.WRITE_ROWS <= event_type <= events.DELETE_ROWS:
-                rows += self._rows(*arguments, rows)
-            else:
-                ended = self._event(*arguments, log_pos, flags) or ended
-        return ended
-
-
-class _Plain:
-    """Reads an uncompressed payload as the decompressor reads a compressed one."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._offset = 0
-
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes, fewer at the end."""
-        taken = self._data[self._offset : self._offset + size]
-        self._offset += size
-        return taken
-
-
-def _not_an_event(packet: bytes) -> Exception:
-    """What an ERR or EOF packet means (MySQL manual, "Protocol::ERR_Packet")."""
-    if packet[0] != 0xFF:
-        return SourceAway("the source has ended the binlog connection")
-    code = packet[1] | packet[2] << 8
-    text = packet[9:].decode("utf-8", "replace") if packet[3:4] == b"#" else packet[3:].decode("utf-8", "replace")
-    if code in _ERROR_POSITION_PURGED and "server_id" not in text and "max_allowed_packet" not in text:
-        return SourceRefused(
-            f"the source can't go on from the last position: {text} (error {code}); what lies between is lost to the "
-            "binlog; give up the old place and read the tables anew: rowflow snapshot --all --start-over"
-        )
-    return SourceAway(f"the source has ended the binlog connection: {text} (error {code})")

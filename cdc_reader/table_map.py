@@ -2,9 +2,10 @@
 
 Comes in: the body of a TABLE_MAP event written with ``binlog_row_metadata=FULL``, behind its table id and flags and
 without the checksum; the server's collations by id.  Goes out: a :class:`~schemas.tables.TableSchema` in the normal
-form that ``information_schema`` yields too, the table's name alone, or the key of the plan cache.
+form that ``information_schema`` yields too, or the table's name alone.
 
-Guarantees: nothing is guessed; metadata without names, an unknown column type or an unknown collation is a loud stop.
+Guarantees: nothing is guessed; metadata without names is a loud stop, an unknown column type or collation leaves the table
+unfollowed.
 Sources: MySQL manual, "Table_map_event" (mysql::binlog::event), optional metadata fields 1 to 13.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from cdc_reader.charsets import decoder
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.events import length_encoded
 from cdc_reader.sql import quoted
 from schemas.tables import Column, KeyPart, TableName, TableSchema
@@ -83,39 +84,28 @@ class _WireColumn(NamedTuple):
     nullable: bool
 
 
-def table_map_key(body: bytes) -> bytes:
-    """The key of the plan cache: the body behind table id and flags, without checksum, all of it (exactness.md R9).
-
-    The event is ``table id (6) + flags (2) + body + checksum (4)``: who slices takes ``buffer[start + 8 : end - 4]``.
-    """
-    return body
-
-
 def parse_table_name(body: bytes) -> TableName:
-    """Only the names of database and table; cheap.  Raises SourceStopped where the event is damaged."""
+    """Only the names of database and table; cheap.  Raises EventUnreadable where the event is damaged."""
     try:
         database_end = 1 + body[0]
         table_start = database_end + 2
         table = body[table_start : table_start + body[database_end + 1]]
         return TableName(body[1:database_end].decode("utf-8"), table.decode("utf-8"))
     except (LookupError, ValueError) as error:
-        raise _damaged("a TABLE_MAP event", "rowflow snapshot --all --start-over") from error
+        raise EventUnreadable("a TABLE_MAP event can't be read: its parts don't fit each other") from error
 
 
 def parse_table_map(body: bytes, collations: Mapping[int, Collation]) -> TableSchema:
-    """The table's schema; raises SourceStopped where the event is damaged, lacks the names or holds what is unknown."""
+    """The table's schema.
+
+    Raises EventUnreadable where the event is damaged, SourceStopped where it lacks the names, TableUnfollowable where a
+    column is of a type, or in a form, that isn't known.
+    """
     name = parse_table_name(body)
     try:
         return _parse(name, body, collations)
     except (LookupError, ValueError) as error:
-        raise _damaged(f"the TABLE_MAP event of {name}", f"rowflow snapshot {name} --start-over") from error
-
-
-def _damaged(what: str, way_on: str) -> SourceStopped:
-    return SourceStopped(
-        f"{what} can't be read: its parts don't fit each other; if the file is whole (mysqlbinlog "
-        f"--verify-binlog-checksum), read anew behind it: {way_on}"
-    )
+        raise EventUnreadable(f"the TABLE_MAP event of {name} can't be read: its parts don't fit", name) from error
 
 
 def _parse(name: TableName, body: bytes, collations: Mapping[int, Collation]) -> TableSchema:
@@ -123,15 +113,19 @@ def _parse(name: TableName, body: bytes, collations: Mapping[int, Collation]) ->
     fields = _optional_fields(body, offset)
     names = [text.decode("utf-8") for text in _texts(fields.get(_NAMES, b""))]
     if len(names) != len(columns):
-        raise SourceStopped(
-            f"the binlog doesn't hold the names of the columns of {name}: SET GLOBAL binlog_row_metadata=FULL on the "
-            f"source, then rowflow snapshot {name} --start-over"
-        )
+        raise _lacking("the names of the columns", name)
     make = _Columns(name, columns, fields, collations).column
     return TableSchema(
         name,
         tuple(make(column_name, wire) for column_name, wire in zip(names, columns, strict=True)),
         _primary_key(names, fields),
+    )
+
+
+def _lacking(what: str, name: TableName) -> SourceStopped:
+    return SourceStopped(
+        f"the binlog doesn't hold {what} of {name}: SET GLOBAL binlog_row_metadata=FULL on the source, then "
+        f"rowflow snapshot {name} --start-over"
     )
 
 
@@ -154,9 +148,9 @@ def _wire_columns(name: TableName, body: bytes) -> tuple[list[_WireColumn], int]
     for index, type_code in enumerate(types):
         width = _METADATA_BYTES.get(type_code)
         if width is None:
-            raise SourceStopped(
-                f"column {index + 1} of {name} has the type {type_code}, unknown to this version of Rowflow; leave the "
-                f"table out of [source] tables (!{name}) or change the column"
+            raise TableUnfollowable(
+                f"column {index + 1} of {name} has the type {type_code}, unknown to this version of Rowflow: change the "
+                f'column, or leave the table out ("!{name}" in [source] tables)'
             )
         first = body[place] if width else 0
         second = body[place + 1] if width == 2 else 0
@@ -250,7 +244,7 @@ class _Columns:
                 return self._with_members(name, wire)
             return self._other(name, wire)
         except StopIteration:
-            raise SourceStopped(f"the binlog's metadata of {self._name} lacks a part about the column {name}") from None
+            raise _lacking(f"all of the metadata of the column {name}", self._name) from None
 
     def _number(self, name: str, wire: _WireColumn) -> Column:
         unsigned = next(self._unsigned)
@@ -263,10 +257,9 @@ class _Columns:
     def _other(self, name: str, wire: _WireColumn) -> Column:
         type_code, nullable = wire.type_code, wire.nullable
         if type_code in _BEFORE_5_6:
-            raise SourceStopped(
-                f"column {name} of {self._name} is a {_BEFORE_5_6[type_code]} in the form that MySQL had before 5.6; on the "
-                f"source: ALTER TABLE {quoted(self._name.db)}.{quoted(self._name.table)} FORCE; then "
-                f"rowflow snapshot {self._name} --start-over"
+            raise TableUnfollowable(
+                f"column {name} of {self._name} is a {_BEFORE_5_6[type_code]} in the form that MySQL had before 5.6: "
+                f"ALTER TABLE {quoted(self._name.db)}.{quoted(self._name.table)} FORCE on the source"
             )
         if type_code in _WITH_FRACTION:
             return Column(name, _WITH_FRACTION[type_code], scale=wire.first, nullable=nullable)
@@ -311,7 +304,9 @@ class _Columns:
         try:
             return self._known_collations[number]
         except KeyError:
-            raise SourceStopped(f"{self._name} uses the collation {number}, which the source doesn't list") from None
+            raise TableUnfollowable(
+                f"{self._name} uses the collation {number}, which the source doesn't list"
+            ) from None
 
 
 def _primary_key(names: list[str], fields: Mapping[int, bytes]) -> tuple[KeyPart, ...]:

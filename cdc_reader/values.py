@@ -16,7 +16,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 from math import floor, frexp, log10
 from typing import Generic, TypeVar
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable
 
 Stored = TypeVar("Stored")
 Value = TypeVar("Value")
@@ -255,5 +255,5 @@ def base64_text(content: bytes) -> str:
 def set_text(bits: int, members: tuple[str, ...]) -> str:
     """A SET's members in definition order, comma-separated."""
     if bits >> len(members):
-        raise SourceStopped("a SET holds members that its definition doesn't have")
+        raise EventUnreadable("a SET holds members that its definition doesn't have")
     return ",".join(member for index, member in enumerate(members) if bits >> index & 1)

@@ -135,9 +135,7 @@ def _watermarks(reader: Consumer, topic: str) -> tuple[int, int] | None:
     """Where a log begins and ends; None while a broker that was restarted doesn't lead it yet."""
     try:
         return reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
-    except KafkaException as error:
-        if not error.args[0].retriable():
-            raise
+    except KafkaException:
         return None
 
 

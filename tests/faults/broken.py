@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import faust
 
-from cdc_reader import reader
+from cdc_reader import reader, stream
 from cdc_reader.batches import Batch
 from cdc_reader.followed import FollowedTables, note_published
 from cdc_reader.jobs import JobRunner
@@ -42,7 +42,7 @@ class _LowFromStatus:
         self._low = binlog_status(session).place
         return True
 
-    def transaction_done(self, session: Any) -> None:
+    def transactions_done(self, session: Any) -> None:
         self._stream_place = session._stream.place
         self._original_done(session)
 
@@ -64,10 +64,12 @@ class _LowFromStatus:
 
     def start(self) -> None:
         """Put it in the place of what the rules say."""
-        self._original_done = reader._Session._transaction_done
+        self._original_done = reader._Session._transactions_done
         self._original_publish = JobRunner._publish_shard
         patch.object(ShardReader, "_wait_visible", _as_method(self.wait_visible)).start()
-        patch.object(reader._Session, "_transaction_done", _as_method(self.transaction_done)).start()
+        # The place is noted behind each transaction.
+        patch.object(stream, "_TRANSACTIONS_TOGETHER", 1).start()
+        patch.object(reader._Session, "_transactions_done", _as_method(self.transactions_done)).start()
         patch.object(reader, "note_published", self.note).start()
         patch.object(JobRunner, "_publish_shard", _as_method(self.publish_shard)).start()
 

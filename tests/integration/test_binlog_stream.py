@@ -10,7 +10,7 @@ from cdc_reader.batches import Batch, Origin
 from cdc_reader.config import SourceConfig
 from cdc_reader.connection import DumpConnection
 from cdc_reader.errors import SourceStopped
-from cdc_reader.packets import PacketSplitter
+from cdc_reader.packets import EventSplitter
 from cdc_reader.plans import compile_plan
 from cdc_reader.positions import Position
 from cdc_reader.sql import SourceSession, binlog_status
@@ -35,8 +35,22 @@ class NothingCaptured:
     def statement(self, statement: Statement, origin: Origin) -> list[Batch]:
         return []
 
+    def unfollowable(self, name: TableName, why: str, origin: Origin) -> list[Batch]:
+        raise AssertionError("nothing is captured")
+
     def transactional(self, name: TableName) -> bool:
         return True
+
+
+class CountingStream(Stream):
+    """Notes the row images of each transaction at its end."""
+
+    counted: list[int]
+
+    def _end(self, log_pos: int) -> bool:
+        if counted := self.part_position().rows_to_skip:
+            self.counted.append(counted)
+        return super()._end(log_pos)
 
 
 def address_of(url: str) -> MysqlAddress:
@@ -56,19 +70,19 @@ class Followed:
         uuid = self._session.texts("SELECT @@global.server_uuid")[0][0]
         position = Position(status.place.file, status.place.pos, status.gtids if with_gtids else "", uuid)
         self._connection = DumpConnection(config, position, with_gtids=with_gtids and bool(status.gtids))
-        self._splitter = PacketSplitter(self._connection.next_sequence)
-        self.counted: list[int] = []
-        self.stream = Stream(
+        self.stream = CountingStream(
             NothingCaptured(),
             position,
             "prefix",
             {},
             compile_plan,
-            checksums=self._connection.checksums,
+            EventSplitter(self._connection.next_sequence, checksums=self._connection.checksums),
+            with_gtids=with_gtids,
             part_rows=1,
             part_bytes=1,
             publish_part=lambda: None,
         )
+        self.counted = self.stream.counted = []
 
     def to_end(self, damage: Callable[[bytes], bytes] = bytes) -> None:
         end = binlog_status(self._session).place
@@ -79,13 +93,8 @@ class Followed:
         )
 
     def _read(self, damage: Callable[[bytes], bytes]) -> bool:
-        chunk = self._connection.receive(0.1)
-        for buffer, start, finish in self._splitter.split(chunk or b""):
-            skipped = 0
-            if self.stream.in_transaction:
-                skipped = self.stream.part_position().rows_to_skip
-            if self.stream.handle(damage(buffer), start, finish) and skipped:
-                self.counted.append(skipped)
+        for _ in self.stream.feed(damage(self._connection.receive(0.1) or b""), now_ms=1):
+            self.stream.take()
         return True
 
     def end_of_source(self) -> tuple[object, str]:

@@ -16,7 +16,7 @@ from MySQLdb.connections import Connection
 
 from cdc_reader.config import SourceConfig
 from cdc_reader.errors import SourceRefused
-from cdc_reader.preflight import check_source, source_facts
+from cdc_reader.preflight import check_tables, source_facts
 from cdc_reader.sql import SourceSession
 from schemas.patterns import TablePatterns
 from tests.decode_stand import address_of
@@ -152,12 +152,12 @@ def test_fault_cascade_is_refused_where_the_server_does_not_log_it(
     config = SourceConfig(address_of(services.source_url), TablePatterns.from_settings([f"{database}.*"]), 1)
     with SourceSession(config.address) as session:
         facts = source_facts(session)
-        check_source(session, facts, config)
+        check_tables(session, facts, config)
         older = replace(facts, version="9.5.0")
         with pytest.raises(SourceRefused, match="its_book") as refused:
-            check_source(session, older, config)
+            check_tables(session, older, config)
         run_statement(source_root, str(refused.value).replace(" and add it", ";"), "ALTER TABLE")
-        check_source(session, older, config)
+        check_tables(session, older, config)
 
 
 def test_a_sink_inside_the_source_is_refused_with_the_pattern_that_leaves_it_out(shop: Pipeline) -> None:

@@ -105,7 +105,7 @@ def test_table_that_cant_be_followed_stands_still_and_its_command_mends_it(
     shop.wait()
     write(shop, alter, "INSERT INTO t (id) VALUES (200)")
     waited = shop.run("wait", "--timeout", "30")
-    assert (waited.returncode, "stands still" in waited.stderr) == (1, True)
+    assert (waited.returncode, "stands still" in waited.stderr) == (1, True), waited.stderr
     status = shop.run("status")
     assert status.returncode == 1
     assert f"{shop.database}.t stands still" in status.stdout

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 
 from cdc_reader.batches import Origin, barrier_batches, event_tail, source_head, source_mid
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable, SourceStopped
 from cdc_reader.plans import compile_plan
 from cdc_reader.values import decimal_text, shortest_float
 from schemas.events import Barrier, BarrierKind
@@ -52,7 +52,7 @@ def test_events_and_barriers_fit_the_json_schemas() -> None:
 
 @pytest.mark.parametrize("end", [len(_GOOD) - 1, len(_GOOD) + 1])
 def test_images_that_do_not_fill_the_event_stop_loudly(end: int) -> None:
-    with pytest.raises(SourceStopped, match=r"shop\.books"):
+    with pytest.raises(EventUnreadable, match=r"shop\.books"):
         compile_plan(_SCHEMA).inserts(_GOOD, 0, end, _MID, _TAIL)
 
 
@@ -70,6 +70,30 @@ def test_fault_d13_dead_letter_makes_null_and_a_header_for_that_row_only() -> No
     assert messages[0][3] is None
     assert messages[1][3] == [("rowflow.undecodable", b'{"title":"fffe"}')]
     assert orjson.loads(messages[1][2] or b"")["after"] == {"id": 7, "title": None}
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+@pytest.mark.parametrize("before", [_GOOD, _BAD])
+@pytest.mark.parametrize("after", [_GOOD, _BAD])
+def test_fault_d13_an_updates_messages_have_the_headers_of_their_own_image(
+    before: bytes,
+    after: bytes,
+    same_key: bool,  # noqa: FBT001
+) -> None:
+    plan = compile_plan(_SCHEMA, on_undecodable="dead-letter")
+    if not same_key:
+        after = after.replace(b"\7\0\0\0", b"\x08\0\0\0")
+    # A bad row goes before, so that all of them are decoded leniently.
+    _, messages = plan.updates(_BAD * 2 + before + after, 0, len(_BAD * 2 + before + after), _MID, _TAIL)
+    noted = [("rowflow.undecodable" in dict(message[3] or ()), message[2]) for message in messages[1:]]
+    of_images = [image.endswith(_BAD[-2:]) for image in (before, after)]
+    if same_key:
+        assert [header for header, _ in noted] == of_images[1:]
+    else:
+        assert [header for header, value in noted if value is not None] == of_images
+    value = messages[-1][2]
+    assert value is not None
+    assert orjson.loads(value)["after"]["title"] == (None if of_images[1] else "Moby")
 
 
 def test_undecodable_key_stops_even_with_dead_letters() -> None:

@@ -156,6 +156,8 @@ def test_a_change_logged_as_a_statement_stops(tables: FollowedTables, text: str)
 def test_names_come_in_any_case_where_the_server_folds_them() -> None:
     assert run(followed_tables(lower_case=False), "TRUNCATE BOOKS") == []
     assert len(run(followed_tables(lower_case=True), "TRUNCATE Shop.BOOKS")) == PARTITIONS
+    assert run(followed_tables(lower_case=False), "DROP DATABASE Shop") == []
+    assert state_of(run(followed_tables(lower_case=True), "DROP DATABASE Shop")).status == TableStatus.STANDS_STILL
 
 
 def test_rule_j2_keys_are_noted_only_where_a_window_is_open(tables: FollowedTables) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
 import pytest
 
+from cdc_reader import jobs
 from cdc_reader.batches import Batch, Origin
 from cdc_reader.followed import FollowedTables, note_published
 from cdc_reader.jobs import JobRunner, Moment
@@ -81,9 +82,9 @@ class Stand:
         self.published += batches
         return batches
 
-    def looked(self, schema: TableSchema | None, high: int) -> None:
+    def looked(self, schema: TableSchema | None, high: int, unfollowable: str = "") -> None:
         assert isinstance(self.reader.task, LookTask)
-        self.reader.result = LookResult(self.reader.task, Place(FILE, high), self.uuid, schema)
+        self.reader.result = LookResult(self.reader.task, Place(FILE, high), self.uuid, schema, unfollowable)
 
     @property
     def shard(self) -> ShardTask:
@@ -233,15 +234,71 @@ def test_a_table_whose_shape_changes_otherwise_stands_still_and_the_job_fails() 
     assert stand.runner.idle
 
 
-def test_a_table_that_is_gone_or_has_no_key_stands_still() -> None:
-    for schema, why in ((None, "no table"), (replace(SCHEMA, primary_key=()), "ADD PRIMARY KEY")):
+def test_a_table_that_is_gone_waits_for_its_first_read_and_one_that_cant_be_followed_stands_still() -> None:
+    for why in ("", "shop.books has no primary key: ALTER TABLE `shop`.`books` ADD PRIMARY KEY (...)"):
         stand = Stand()
         stand.runner.add_first_reads([BOOKS], 1)
         stand.step()
-        stand.looked(schema, 100)
+        stand.looked(None, 100, why)
         batches = stand.step()
-        assert why in records(batches, JobState)[-1].reason
+        assert (why or "no table shop.books") in records(batches, JobState)[-1].reason
+        assert [state.status for state in records(batches, TableState)] == [TableStatus.STANDS_STILL] * bool(why)
         assert barriers(batches) == []
+        assert stand.runner.idle
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["in a shard", "in a look"])
+def test_a_type_that_is_not_known_leaves_the_table_standing_still(begun: bool) -> None:  # noqa: FBT001
+    stand = Stand().begin()
+    stand.read([1], high=200)
+    stand.step(200)
+    if begun:
+        stand.runner.add(JobRequest("shop", "books", "again", "schema change", 5, fresh=False))
+        stand.step()
+        stand.step()
+        stand.reader.result = ShardResult(stand.shard, Place(FILE, 200), UUID, None, [], "column x has the type y")
+    else:
+        stand.tables.statement(Statement(Kind.OTHER, (BOOKS,)), stand.origin)
+        stand.step()
+        stand.looked(None, 200, "column x has the type y")
+    (state,) = records(stand.step(300), TableState)
+    assert state.status == TableStatus.STANDS_STILL
+    assert state.reason.startswith("column x has the type y")
+    assert state.reason.endswith("rowflow snapshot shop.books")
+
+
+def test_a_look_that_rows_have_overtaken_is_taken_again() -> None:
+    """It was older than they are: the table would be taken for one that has lost a column."""
+    stand = Stand().begin()
+    stand.read([1], high=200)
+    stand.step(200)
+    stand.tables.statement(Statement(Kind.OTHER, (BOOKS,)), stand.origin)
+    stand.step()
+    stand.looked(SCHEMA, 200)
+    stand.tables.changed(BOOKS, WITH_PRICE, stand.origin)
+    assert records(stand.step(300), TableState) == []
+    stand.step()
+    stand.looked(WITH_PRICE, 300)
+    stand.step(400)
+    found = stand.tables.table(BOOKS)
+    assert found is not None
+    assert (found.publishing, found.fingerprint) == (True, WITH_PRICE.fingerprint)
+
+
+def test_rule_j2_a_window_of_a_stream_that_lags_keeps_only_the_keys_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "_NOTED_MAX", 10)
+    stand = Stand().begin()
+    stand.read([1, 2, 3], high=10**6)
+    table = stand.tables.table(BOOKS)
+    assert table is not None
+    for begin in range(0, 100, 10):
+        stand.stream(2, *range(begin + 10, begin + 30))
+        stand.step()
+        assert table.noted == {b'{"id":2}'}
+    stand.stream(3, 40)
+    assert reads(stand.step(10**6)) == [1]
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked for", "by itself"])
@@ -292,14 +349,17 @@ def test_rule_r8_rows_of_later_jobs_are_counted_on() -> None:
     assert stand.runner.idle
 
 
-def test_shards_grow_smaller_where_rows_are_large() -> None:
+def test_shards_fit_the_size_of_the_rows() -> None:
     stand = Stand()
     stand.runner = JobRunner(
         stand.tables, cast(ShardReader, stand.reader), "p", lambda names: dict.fromkeys(names, "id"), 1_000, 60_000
     )
     stand.begin()
-    assert stand.shard.rows_max == 1_000
-    stand.read(range(1_000), high=200)
-    stand.step(200)
-    stand.step(201)
-    assert 50 <= stand.shard.rows_max < 400
+    sizes = []
+    for begin in (1_000, 1_016, 1_200):
+        sizes.append(stand.shard.rows_max)
+        stand.read(range(begin, begin + stand.shard.rows_max), high=200)
+        stand.step(200)
+        stand.step(201)
+    assert sizes[0] == 16, "nothing is known of the rows yet"
+    assert all(50 <= size < 400 for size in sizes[1:])

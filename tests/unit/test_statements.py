@@ -56,8 +56,13 @@ def test_kind_of_a_statement(query: bytes, kind: Kind) -> None:
         b"TRUNCATE /* shop.other */ books;",
     ],
 )
-def test_truncated_table_is_the_last_name(query: bytes) -> None:
+def test_truncated_table_is_the_name_behind(query: bytes) -> None:
     assert parse_statement(query.rstrip(b";"), "shop").tables == (BOOKS,)
+
+
+def test_a_truncated_table_may_have_the_statements_own_name() -> None:
+    assert parse_statement(b"truncate table `truncate`", "shop").tables == (TableName("shop", "truncate"),)
+    assert parse_statement(b"truncate `table`", "shop").tables == (TableName("shop", "table"),)
 
 
 def test_names_in_strings_and_comments_are_no_tables() -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from cdc_reader.errors import SourceStopped
+from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.table_map import Collation, parse_table_map
 from schemas.tables import Column, KeyPart, TableName
 
@@ -51,19 +51,21 @@ def test_a_whole_body_is_its_schema() -> None:
 def test_a_damaged_body_is_a_loud_stop_or_another_schema(damage: int) -> None:
     for place in range(len(_BOOKS)):
         for body in (_BOOKS[:place], _BOOKS[:place] + bytes([damage]) + _BOOKS[place + 1 :]):
-            with suppress(SourceStopped):
+            with suppress(EventUnreadable, SourceStopped, TableUnfollowable):
                 parse_table_map(body, _COLLATIONS)
 
 
-def test_a_cut_off_body_names_the_command() -> None:
-    with pytest.raises(SourceStopped, match=r"rowflow snapshot shop\.books --start-over"):
+def test_a_cut_off_body_names_the_table_where_it_can() -> None:
+    with pytest.raises(EventUnreadable, match=r"shop\.books") as cut_off:
         parse_table_map(_BOOKS[:-1], _COLLATIONS)
-    with pytest.raises(SourceStopped, match="rowflow snapshot --all --start-over"):
+    assert cut_off.value.table == TableName("shop", "books")
+    with pytest.raises(EventUnreadable) as empty:
         parse_table_map(b"", _COLLATIONS)
+    assert empty.value.table is None
 
 
 @pytest.mark.parametrize(("type_code", "name"), [(7, "TIMESTAMP"), (11, "TIME"), (12, "DATETIME")])
 def test_a_time_as_it_was_stored_before_mysql_5_6_is_refused_by_name(type_code: int, name: str) -> None:
     body = _body(bytes([_INT, type_code]), b"", _field(1, b"\0"), _names("id", "sold"), _field(8, b"\0"))
-    with pytest.raises(SourceStopped, match=rf"sold of shop\.books is a {name} .*`shop`\.`books` FORCE"):
+    with pytest.raises(TableUnfollowable, match=rf"sold of shop\.books is a {name} .*`shop`\.`books` FORCE"):
         parse_table_map(body, _COLLATIONS)
