@@ -149,6 +149,26 @@ def test_the_tools_run(up: ServicesSet) -> None:
     assert titles == ["人间失格", "Designing Data-Intensive Applications", "Der Steppenwolf"]
 
 
+def test_the_two_lines_to_type_next_do_what_they_say(up: ServicesSet) -> None:
+    first, second = (line.strip() for line in up.printed.splitlines()[-2:])
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {first}"], cwd=_ROOT, env=_OWN_ENVIRONMENT, stderr=subprocess.PIPE
+    ) as running:
+        try:
+            done = subprocess.run(
+                ["sh", "-c", second], cwd=_ROOT, env=_OWN_ENVIRONMENT, capture_output=True, text=True, check=False
+            )
+        finally:
+            running.send_signal(signal.SIGINT)
+            _, messages = running.communicate(timeout=30)
+    assert done.returncode == 0, done.stderr + messages.decode()
+    with connected(up.environment["SOURCE_ROOT_URL"]) as root:
+        books = execute(root, "SELECT id, title, stock FROM shop.books ORDER BY id")
+    for book in books:
+        assert all(str(value) in done.stdout for value in book), done.stdout
+    assert running.returncode == 0, messages.decode()
+
+
 def test_given_servers_are_used_and_none_is_started(tmp_path: Path, up: ServicesSet) -> None:
     environment = {**_OWN_ENVIRONMENT, **{name: up.environment[name] for name in SERVER_VARIABLES}}
     show = (
