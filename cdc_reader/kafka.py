@@ -264,7 +264,8 @@ class Topics:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000})
+        # How a broker wants to be spoken to stands among the consumer's options, for this client too.
+        self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000, **config.consumer})
 
     def reach(self, timeout_s: float) -> None:
         """Waits for a broker that answers; raises BrokerRefused naming the address, or the advertised one it can't reach."""

@@ -25,6 +25,7 @@ AWAY: tuple[tuple[str, dict[str, dict[str, Setting]], str], ...] = (
     ("reader", {"source": {"url": f"mysql://rowflow@{NOBODY}"}}, "[source] url"),
     ("reader", {"kafka": {"bootstrap_servers": NOBODY}}, "[kafka] bootstrap_servers"),
     ("worker", {"sink": {"url": f"mysql://rowflow@{NOBODY}/results"}}, "[sink] url"),
+    ("worker", {"kafka": {"bootstrap_servers": NOBODY}}, "[kafka] bootstrap_servers"),
     ("up", {"sink": {"url": f"mysql://rowflow@{NOBODY}/results"}}, "[sink] url"),
     ("read", {"source": {"url": f"mysql://rowflow@{NOBODY}"}}, "[source] url"),
 )
