@@ -7,6 +7,7 @@ Source: MySQL manual, "GTID Sets"; libs/mysql/serialization in the server's sour
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_right
 from typing import NamedTuple
@@ -20,6 +21,11 @@ _COMMIT_TIMESTAMP_OFFSET = 1 + 16 + 8 + 1 + 8 + 8
 _COMMIT_TIMESTAMP_MASK = (1 << 55) - 1
 
 _FIELD_FLAGS, _FIELD_UUID, _FIELD_GNO, _FIELD_TAG, _FIELD_COMMIT_TIMESTAMP = 0, 1, 2, 3, 6
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
+_INTERVAL = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+_NUMBERS_END = (1 << 63) - 1
 
 
 class Gtid(NamedTuple):
@@ -45,15 +51,20 @@ class GtidSet:
 
     def _add_source(self, part: str) -> None:
         uuid, *fields = part.lower().split(":")
-        if len(uuid.replace("-", "")) != 32 or not fields:
+        # A set ends in an interval: the source's UUID, or a tag, alone names no transaction.
+        if not _UUID.fullmatch(uuid) or not fields or not _INTERVAL.fullmatch(fields[-1]):
             raise ValueError(f"not a GTID set: {part!r}")
         source = uuid
         for field in fields:
-            if field[0].isdigit():
-                first, _, last = field.partition("-")
-                self.add_interval(source, int(first), int(last or first))
-            else:
+            if interval := _INTERVAL.fullmatch(field):
+                first, last = int(interval[1]), int(interval[2] or interval[1])
+                if not 0 < first <= last < _NUMBERS_END:
+                    raise ValueError(f"not an interval of GTIDs: {field!r}")
+                self.add_interval(source, first, last)
+            elif _TAG.fullmatch(field):
                 source = f"{uuid}:{field}"
+            else:
+                raise ValueError(f"neither an interval nor a tag of GTIDs: {field!r}")
 
     def add(self, gtid: Gtid) -> None:
         """Adds one GTID; the usual case is the number after the last."""

@@ -279,6 +279,7 @@ class Topics:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
+        # How a broker wants to be spoken to stands among the consumer's options, for this client too.
         self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000, **config.consumer})
 
     def reach(self, timeout_s: float, stopping: threading.Event) -> None:

@@ -101,7 +101,9 @@ def try_grants(session: Session) -> None:
     probe = quoted(probe_name(session))
     session.execute(f"CREATE TABLE {probe} (a INT PRIMARY KEY)")
     try:
-        session.execute(f"ALTER TABLE {probe} ADD COLUMN b INT NULL, ADD INDEX b (b)")
+        session.execute(f"ALTER TABLE {probe} ADD COLUMN b INT NULL")
+        # ALTER TABLE ... ADD INDEX would do without INDEX.
+        session.execute(f"CREATE INDEX b ON {probe} (b)")
         session.execute(f"INSERT INTO {probe} (a) VALUES (1)")
         session.execute(f"UPDATE {probe} SET b = 2")
         session.execute(f"DELETE FROM {probe} WHERE a = 1")

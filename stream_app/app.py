@@ -173,9 +173,17 @@ class _Worker:
                 return step()
             except (Unreachable, LockConflict, KafkaUnreachable) as error:
                 if time.monotonic() > self._deadline:
-                    raise WorkerRefused(f"not reached within {self._config.start_timeout_s:.0f} s: {error}") from error
+                    raise WorkerRefused(
+                        f"not reached within {self._config.start_timeout_s:.0f} s: {error}{self._remedy(error)}"
+                    ) from error
                 back_off.report(log, "waiting: %s", error)
                 back_off.block()
+
+    def _remedy(self, error: Exception) -> str:
+        """What to do about a server that is away, for a message's end."""
+        if isinstance(error, KafkaUnreachable):
+            return f"; start the brokers at {self._config.bootstrap_servers}, or mend [kafka] bootstrap_servers"
+        return "; start it, or mend [sink] url" if isinstance(error, Unreachable) else ""
 
     def _prepare_sink(self) -> str:
         with self._pool.lend() as session:

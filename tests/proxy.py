@@ -1,7 +1,8 @@
-"""A TCP proxy that can fall silent: a network that loses packets without closing a connection.
+"""A TCP proxy that can fall silent, a network that loses packets without closing a connection, or be cut, a server that ended.
 
 Comes in: a server's port.  Goes out: a port on 127.0.0.1 that leads there, until ``silence``: from then on nothing passes
-on the connections that are open, in either direction, and they stay open.  ``speak`` lets new connections through.
+on the connections that are open, in either direction, and they stay open.  ``speak`` lets new connections through.  ``cut``
+closes them, and nobody listens any more, until ``mend``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class SilentProxy:
         self.refused = 0
         """How many connections were made while it was silent; they are accepted, and nothing is said."""
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = self._listen()
 
     def silence(self) -> None:
         """Let nothing more through."""
@@ -35,10 +36,30 @@ class SilentProxy:
         """Let new connections through; those that fell silent stay so."""
         self._silent = threading.Event()
 
+    def cut(self) -> None:
+        """Close the connections that are open and refuse new ones."""
+        # Closing alone doesn't wake the thread that waits in it, and the port would stay open as long.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._acceptor.join()
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Listen again, on the same port."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._acceptor = self._listen()
+
     def close(self) -> None:
         """Close all."""
         for each in [self._listener, *self._sockets]:
             each.close()
+
+    def _listen(self) -> threading.Thread:
+        thread = threading.Thread(target=self._accept, daemon=True)
+        thread.start()
+        return thread
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -25,10 +25,13 @@ AWAY: tuple[tuple[str, dict[str, dict[str, Setting]], str], ...] = (
     ("reader", {"source": {"url": f"mysql://rowflow@{NOBODY}"}}, "[source] url"),
     ("reader", {"kafka": {"bootstrap_servers": NOBODY}}, "[kafka] bootstrap_servers"),
     ("worker", {"sink": {"url": f"mysql://rowflow@{NOBODY}/results"}}, "[sink] url"),
+    ("worker", {"kafka": {"bootstrap_servers": NOBODY}}, "[kafka] bootstrap_servers"),
     ("up", {"sink": {"url": f"mysql://rowflow@{NOBODY}/results"}}, "[sink] url"),
     ("read", {"source": {"url": f"mysql://rowflow@{NOBODY}"}}, "[source] url"),
 )
 """Who is started, with a server that is away, and the setting that the message names."""
+
+OPTIONS = {"read": ("--to", "stdout")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +41,7 @@ def patient(services: ServiceAddresses, tmp_path_factory: pytest.TempPathFactory
         shops = []
         for command, settings, _ in AWAY:
             shop = stack.enter_context(pipeline(services, tmp_path_factory.mktemp("away"), settings))
-            shop.start(command, *(("--to", "stdout") if command == "read" else ()))
+            shop.start(command, *OPTIONS.get(command, ()))
             shops.append(shop)
         yield shops
 
@@ -174,8 +177,36 @@ def test_a_server_that_is_not_reached_for_half_a_minute_is_refused_with_its_sett
         assert NOBODY in message, command
         assert setting in message, command
         assert topics_of(shop.addresses.bootstrap_servers, shop.prefix) == []
-    # The setting mended, it starts.
-    make_table(patient[0])
-    patient[0].settings = {}
-    patient[0].write_config()
-    stops_well(goes_on(patient[0], with_job=True))
+    # The setting mended, each of them does its work.
+    started: list[tuple[str, Pipeline]] = []
+    for shop, (command, _, _) in zip(patient, AWAY, strict=True):
+        shop.settings = {}
+        shop.write_config()
+        make_table(shop)
+        shop.start(command, *OPTIONS.get(command, ()))
+        if command == "worker":
+            shop.start("reader")
+        started.append((command, shop))
+    for command, shop in started:
+        works(command, shop)
+        stops_well(*shop.programs)
+
+
+def works(command: str, shop: Pipeline) -> None:
+    """What was started with a table of one row does its work: a change comes through."""
+    if command == "read":
+        shop.until(lambda: prints_a_change(shop), 30, "a printed change")
+        return
+    shop.wait_followed("t")
+    row_arrives(shop)
+    if command != "reader":
+        shop.wait()
+        with shop.sink() as sink:
+            assert execute(sink, "SELECT id FROM t ORDER BY id") == [(1,), (2,)]
+
+
+def prints_a_change(shop: Pipeline) -> bool:
+    """Make a change; whether ``read``, which begins at its start, has printed one."""
+    with shop.source() as source:
+        execute(source, "INSERT INTO t SELECT MAX(id) + 1 FROM t")
+    return f'"db":"{shop.database}","table":"t"' in shop.programs[-1].text()

@@ -5,6 +5,7 @@ The tests change the server's settings and log and put them back; the pipeline i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.messages import (
     run_on_source,
     stops_well,
 )
-from tests.processes import Pipeline, pipeline
+from tests.processes import Pipeline, Program, pipeline
+from tests.rewritten_binlog import end_with_rollback
 
 _OPTIONS = {"innodb_buffer_pool_size": "64M", "innodb_redo_log_capacity": "64M"}
 
@@ -56,6 +58,16 @@ def as_root(shop: Pipeline, *statements: str) -> None:
     with connected(shop.addresses.source_root_url) as root:
         for statement in statements:
             execute(root, statement)
+
+
+def must_catch_up(shop: Pipeline, message: str, worker: Program) -> None:
+    """The command that a message prints, the next start, and a copy that is equal to the source."""
+    run_command(shop, message)
+    reader = goes_on(shop, with_job=True)
+    shop.wait()
+    with shop.source() as source, shop.sink() as sink:
+        assert execute(sink, "SELECT id FROM t ORDER BY id") == execute(source, "SELECT id FROM t ORDER BY id")
+    stops_well(reader, worker)
 
 
 WRONG = {
@@ -103,12 +115,103 @@ def test_fault_s1_purged_position_is_refused_with_the_command_that_starts_over(
     message = refusal(shop, "reader", 3)
     assert "purged" in message
     assert shop.log_ends() == end, "something was published"
-    run_command(shop, message)
-    reader = goes_on(shop, with_job=True)
-    shop.wait()
+    must_catch_up(shop, message, worker)
+
+
+def without_gtids(shop: Pipeline) -> None:
+    """Let the source go over to anonymous transactions, as one may while it runs."""
+    steps = ("ON_PERMISSIVE", "OFF_PERMISSIVE", "OFF")
+    as_root(shop, *(f"SET GLOBAL gtid_mode = {step}" for step in steps))
+
+
+@pytest.fixture
+def with_gtids_again(server: MysqlServer) -> Iterator[None]:
+    """Behind a test that took the server's GTIDs away."""
+    yield
+    with connected(server.root_url) as root:
+        for step in ("OFF_PERMISSIVE", "ON_PERMISSIVE", "ON"):
+            execute(root, f"SET GLOBAL gtid_mode = {step}")
+
+
+def test_fault_s1_read_is_refused_a_place_that_the_source_does_not_have(shop: Pipeline) -> None:
+    with shop.source() as source:
+        file, pos = execute(source, "SHOW BINARY LOG STATUS")[0][:2]
+        gtids = execute(source, "SELECT @@GLOBAL.gtid_executed")[0][0]
+        execute(source, "INSERT INTO t (id) VALUES (2)")
+        execute(source, "FLUSH BINARY LOGS")
+        last, end = execute(source, "SHOW BINARY LOG STATUS")[0][:2]
+        execute(source, f"PURGE BINARY LOGS TO '{last}'")
+        execute(source, "INSERT INTO t (id) VALUES (3)")
+    message = refusal(shop, "read", 3, "--to", "stdout", "--from", f"{file}:{pos}")
+    first = re.search(rf"the source has purged {file} \(its first file is (\S+)\)", message)
+    assert first is not None
+    assert "purged" in refusal(shop, "read", 3, "--to", "stdout", "--from", gtids)
+    assert f"{last} ends at" in refusal(shop, "read", 3, "--to", "stdout", "--from", f"{last}:{end + 1_000_000}")
+    # No event begins there.
+    assert f"{last}" in refusal(shop, "read", 3, "--to", "stdout", "--from", f"{last}:{end + 1}")
+    read = shop.start("read", "--to", "stdout", "--from", f"{first[1]}:4")
+    shop.until(lambda: '"after":{"id":3,' in read.text(), 30, "the change behind the purge")
+    assert '"after":{"id":2,' not in read.text()
+    stops_well(read)
+
+
+@pytest.mark.usefixtures("with_gtids_again")
+def test_fault_s1_without_gtids_a_purged_file_is_refused_with_the_command_that_starts_over(shop: Pipeline) -> None:
+    without_gtids(shop)
+    worker = shop.start("worker")
+    stops_well(goes_on(shop, with_job=True))
+    with shop.source() as source:
+        file = execute(source, "SHOW BINARY LOG STATUS")[0][0]
+        execute(source, "INSERT INTO t (id) VALUES (61)")
+        execute(source, "FLUSH BINARY LOGS")
+        last = execute(source, "SHOW BINARY LOG STATUS")[0][0]
+        execute(source, f"PURGE BINARY LOGS TO '{last}'")
+    end = shop.log_ends()
+    message = refusal(shop, "reader", 3)
+    assert f"the source has purged {file} (its first file is {last})" in message
+    assert shop.log_ends() == end, "something was published"
+    must_catch_up(shop, message, worker)
+
+
+@pytest.mark.usefixtures("with_gtids_again")
+def test_fault_s2_without_gtids_a_position_beyond_the_files_end_is_refused(shop: Pipeline) -> None:
+    """As after a crash of a server that doesn't sync its binlog: the same server, the same file, less in it."""
+    without_gtids(shop)
+    as_root(shop, "RESET BINARY LOGS AND GTIDS")
+    worker = shop.start("worker")
+    stops_well(goes_on(shop, with_job=True))
+    as_root(shop, "RESET BINARY LOGS AND GTIDS", f"INSERT INTO {shop.database}.t (id) VALUES (62)")
+    with shop.source() as source:
+        file, pos = execute(source, "SHOW BINARY LOG STATUS")[0][:2]
+    end = shop.log_ends()
+    message = refusal(shop, "reader", 3)
+    assert f"the source's {file} ends at {pos}, before the last position" in message
+    assert shop.log_ends() == end, "something was published"
+    must_catch_up(shop, message, worker)
+
+
+def test_rule_r4_a_rollback_behind_published_parts_is_a_loud_stop(shop: Pipeline, server: MysqlServer) -> None:
+    worker = shop.start("worker")
+    stops_well(goes_on(shop, with_job=True))
+    with shop.source() as source:
+        file = execute(source, "SHOW BINARY LOG STATUS")[0][0]
+        execute(source, "SET SESSION cte_max_recursion_depth = 30000")
+        numbers = "WITH RECURSIVE s AS (SELECT 1000 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 25999) SELECT n FROM s"
+        execute(source, f"INSERT INTO t (id) {numbers}")
+        execute(source, "FLUSH BINARY LOGS")
+        execute(source, "SET SESSION sql_log_bin = OFF")
+        execute(source, "DELETE FROM t WHERE id >= 1000")
+    end_with_rollback(server.directory / "data" / file)
+    message = refusal(shop, "reader", 4)
+    assert "is rolled back, but its first rows are published already" in message
+    assert file in message
+    shop.until(lambda: shop.sink_lag() == 0, 30, "the worker to store the part")
     with shop.sink() as sink:
-        assert (60,) in execute(sink, "SELECT id FROM t"), "what lay between is in the copy"
-    stops_well(reader, worker)
+        assert 20_000 <= execute(sink, "SELECT COUNT(*) FROM t WHERE id >= 1000")[0][0] < 25_000, (
+            "no part was published"
+        )
+    assert refusal(shop, "reader", 4) == message, "it went on behind it"
+    must_catch_up(shop, message, worker)
 
 
 def test_fault_s2_lost_transactions_and_another_server_are_refused(shop: Pipeline, server: MysqlServer) -> None:
