@@ -37,6 +37,7 @@ from schemas.topics import jobs_topic, positions_topic, schemas_topic
 
 TRANSACTION_TIMEOUT_MS = 60_000
 _CALL_TIMEOUT_S = 5.0
+_TELL_EVERY_S = 10.0
 _POSITIONS_SEGMENT_BYTES = 16 * 1024 * 1024
 _RECORD_BYTES_MAX = 16 * 1024 * 1024
 """One event; producer, topic and consumers agree on it."""
@@ -47,6 +48,7 @@ _POLL_EVERY = 5_000
 _PRODUCED_TOGETHER = 1_000
 
 
+log = logging.getLogger(__name__)
 _library_log = logging.getLogger("librdkafka")
 """What librdkafka itself logs; errors that matter come as exceptions too."""
 
@@ -88,8 +90,12 @@ def _too_large(batch: Batch, size: int) -> BrokerStopped:
 class TransactionalProducer:
     """The producer with the reader's transactional id; making one fences any older one (R1)."""
 
-    def __init__(self, config: KafkaConfig) -> None:
-        """Initialises the transactions, which finishes or aborts what an older reader left open; raises BrokerAway."""
+    def __init__(self, config: KafkaConfig, stopping: threading.Event) -> None:
+        """Initialises the transactions, which finishes or aborts what an older reader left open; raises BrokerAway.
+
+        ``stopping``: once it is set, a broker that doesn't answer isn't waited for any longer.
+        """
+        self._stopping = stopping
         options = {
             **_client_options(config),
             "transactional.id": f"rowflow-{config.prefix}",
@@ -112,13 +118,17 @@ class TransactionalProducer:
     def _retried(self, call: Any, timeout_s: float) -> None:
         """Calls one of the transaction calls until it is done; librdkafka says which errors may be tried again."""
         deadline = time.monotonic() + timeout_s
+        told_s = 0.0
         while True:
             try:
                 call(_CALL_TIMEOUT_S)
                 return
             except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
+                if not error.args[0].retriable() or time.monotonic() > deadline or self._stopping.is_set():
                     raise _fatal_or_away(error) from error
+                if time.monotonic() - told_s > _TELL_EVERY_S:
+                    told_s = time.monotonic()
+                    log.warning("Kafka doesn't answer: %s; waiting for it", error.args[0].str())
 
     @property
     def open(self) -> bool:
@@ -185,7 +195,7 @@ class TransactionalProducer:
     def _wait_for_room(self) -> None:
         """The queue is full: the same message again, until the transaction's own time is up (P1)."""
         self._producer.poll(0.1)
-        if time.monotonic() - self.open_since_s > TRANSACTION_TIMEOUT_MS / 1000:
+        if self._stopping.is_set() or time.monotonic() - self.open_since_s > TRANSACTION_TIMEOUT_MS / 1000:
             raise BrokerAway("Kafka takes no messages: the transaction's time is up")
 
     def commit(self) -> None:
@@ -280,7 +290,14 @@ class Topics:
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         # How a broker wants to be spoken to stands among the consumer's options, for this client too.
-        self._admin = AdminClient({**_client_options(config), "socket.timeout.ms": 10_000, **config.consumer})
+        options = {**_client_options(config), "error_cb": self._note_error}
+        self._admin = AdminClient({**options, "socket.timeout.ms": 10_000, **config.consumer})
+        self._refused_login = ""
+
+    def _note_error(self, error: KafkaError) -> None:
+        """Of a login that is refused only librdkafka's own thread learns: a call just takes too long."""
+        if error.code() == KafkaError._AUTHENTICATION:
+            self._refused_login = error.str()
 
     def reach(self, timeout_s: float, stopping: threading.Event) -> None:
         """Waits for a broker that answers, or until ``stopping`` is set.
@@ -288,14 +305,20 @@ class Topics:
         Raises BrokerRefused naming the address, or the advertised one that can't be reached.
         """
         deadline = time.monotonic() + timeout_s
+        advertised = ""
         while not stopping.is_set():
-            advertised = ""
             try:
                 brokers = self._admin.list_topics(timeout=2.0).brokers.values()
                 advertised = ", ".join(f"{broker.host}:{broker.port}" for broker in brokers)
                 self._admin.describe_cluster(request_timeout=5.0).result()
                 return
             except KafkaException as error:
+                self._admin.poll(0)
+                if self._refused_login:
+                    raise BrokerRefused(
+                        f"Kafka at {self._config.bootstrap_servers} refuses the login: {self._refused_login}; mend the sasl or "
+                        "ssl options in [kafka.consumer] and [kafka.producer]"
+                    ) from error
                 if time.monotonic() > deadline:
                     raise self._not_reached(advertised, error) from error
 

@@ -214,15 +214,15 @@ def _check_cascades(session: SourceSession, captured: list[TableName]) -> None:
             )
 
 
-def check_position(session: SourceSession, facts: SourceFacts, position: Position) -> None:
-    """Whether the source can go on from ``position``; raises SourceRefused, SourceStopped.
+def check_position(session: SourceSession, facts: SourceFacts, position: Position, way_on: str = _START_OVER) -> None:
+    """Whether the source can go on from ``position``; raises SourceRefused, SourceStopped, which end with ``way_on``.
 
     Where it can be asked by GTIDs any server that has them will do; else only the one that was read.
     """
     if asks_by_gtids(facts, position):
-        _check_gtids(session, facts, position)
+        _check_gtids(session, facts, position, way_on)
     else:
-        _check_file(session, facts, position)
+        _check_file(session, facts, position, way_on)
 
 
 def asks_by_gtids(facts: SourceFacts, position: Position) -> bool:
@@ -230,22 +230,22 @@ def asks_by_gtids(facts: SourceFacts, position: Position) -> bool:
     return bool(position.gtids) and facts.gtid_mode and not GtidSet(position.gtids).tagged
 
 
-def _check_gtids(session: SourceSession, facts: SourceFacts, position: Position) -> None:
+def _check_gtids(session: SourceSession, facts: SourceFacts, position: Position, way_on: str) -> None:
     missing, purged_ok, known = session.texts(
         "SELECT GTID_SUBTRACT(@@global.gtid_purged, %s), GTID_SUBSET(@@global.gtid_purged, %s), "
         "GTID_SUBSET(%s, @@global.gtid_executed)",
         (position.gtids,) * 3,
     )[0]
     if purged_ok != "1":
-        raise SourceRefused(f"the source has purged transactions that were not read yet: {missing}; {_START_OVER}")
+        raise SourceRefused(f"the source has purged transactions that were not read yet: {missing}; {way_on}")
     if known == "1" or (position.server_uuid == facts.server_uuid and _becomes_visible(session, position)):
         return
     lacking = f"the source lacks transactions that were read already (last position {position})"
     if position.server_uuid != facts.server_uuid:
         raise SourceStopped(
-            f"{lacking}: it is another server than the one that was read ({position.server_uuid}); {_START_OVER}"
+            f"{lacking}: it is another server than the one that was read ({position.server_uuid}); {way_on}"
         )
-    raise SourceRefused(f"{lacking}: it was restored or has lost transactions in a crash; {_START_OVER}")
+    raise SourceRefused(f"{lacking}: it was restored or has lost transactions in a crash; {way_on}")
 
 
 def _becomes_visible(session: SourceSession, position: Position) -> bool:
@@ -254,20 +254,20 @@ def _becomes_visible(session: SourceSession, position: Position) -> bool:
     return waited[0][0] == "0"
 
 
-def _check_file(session: SourceSession, facts: SourceFacts, position: Position) -> None:
+def _check_file(session: SourceSession, facts: SourceFacts, position: Position, way_on: str) -> None:
     if position.server_uuid != facts.server_uuid:
         raise SourceStopped(
             f"the source is now server {facts.server_uuid}; the position {position} holds for {position.server_uuid} "
-            f"alone, for it can't be asked for by GTIDs; {_START_OVER}"
+            f"alone, for it can't be asked for by GTIDs; {way_on}"
         )
     files = {row[0]: int(row[1]) for row in session.texts("SHOW BINARY LOGS")}
     if position.file not in files:
         first = next(iter(files), "none")
         raise SourceRefused(
-            f"the source has purged {position.file} (its first file is {first}), read up to {position}; {_START_OVER}"
+            f"the source has purged {position.file} (its first file is {first}), read up to {position}; {way_on}"
         )
     if position.pos > files[position.file]:
         raise SourceRefused(
             f"the source's {position.file} ends at {files[position.file]}, before the last position {position}: "
-            f"it has lost transactions; {_START_OVER}"
+            f"it has lost transactions; {way_on}"
         )

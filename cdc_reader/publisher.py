@@ -9,6 +9,7 @@ Guarantees: the last committed position is exactly what the committed events lea
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -37,13 +38,15 @@ def last_position(config: KafkaConfig) -> Position | None:
 class Publisher:
     """Owns the producer and the last committed position."""
 
-    def __init__(self, config: KafkaConfig, instance: str, now_ms: Callable[[], int]) -> None:
-        """Fences any older reader (R1); raises BrokerAway or BrokerStopped."""
+    def __init__(
+        self, config: KafkaConfig, instance: str, now_ms: Callable[[], int], stopping: threading.Event
+    ) -> None:
+        """Fences any older reader (R1); raises BrokerAway or BrokerStopped.  ``stopping``: see TransactionalProducer."""
         self._config = config
         self._instance = instance
         self._now_ms = now_ms
         self._topic = positions_topic(config.prefix)
-        self._producer = TransactionalProducer(config)
+        self._producer = TransactionalProducer(config, stopping)
         try:
             self.committed: Position | None = last_position(config)
         except Exception:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from cdc_reader.batches import Batch, Origin
 from cdc_reader.config import SourceConfig
@@ -22,7 +23,7 @@ from cdc_reader.followed import FollowedTable
 from cdc_reader.gtids import GtidSet
 from cdc_reader.packets import EventSplitter
 from cdc_reader.plans import compile_plan
-from cdc_reader.positions import Position, parse_place
+from cdc_reader.positions import Place, Position, parse_place
 from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, check_tables, source_facts
 from cdc_reader.sql import SourceSession, binlog_status
 from cdc_reader.statements import Kind, Statement
@@ -80,25 +81,35 @@ class _AllCaptured:
         return True
 
 
-def start_position(text: str | None, session: SourceSession, facts: SourceFacts) -> Position:
-    """Where to begin: FILE:POS, a GTID set that is known already, or (None) the source's present end.
+class _Start(NamedTuple):
+    """What ``--from`` says: a place, a set of GTIDs, or neither of them for now."""
 
-    Raises SettingError where ``text`` is none of them, or the source can't be asked for it.
-    """
-    server_uuid = facts.server_uuid
+    place: Place | None = None
+    gtids: str = ""
+
+
+def _parse_start(text: str | None) -> _Start:
+    """FILE:POS or a GTID set; raises SettingError where ``text`` is none of them."""
     if text is None:
-        status = binlog_status(session)
-        return Position(status.place.file, status.place.pos, "", server_uuid)
+        return _Start()
     try:
-        place = parse_place(text)
-        return Position(place.file, place.pos, "", server_uuid)
+        return _Start(parse_place(text))
     except ValueError:
         pass
     try:
-        position = Position("", 0, str(GtidSet(text)), server_uuid)
-    except ValueError as error:
-        raise SettingError(f"--from takes FILE:POS, like binlog.000002:157, or a GTID set; not {text!r}") from error
-    if not asks_by_gtids(facts, position):
+        gtids = str(GtidSet(text))
+    except ValueError:
+        gtids = ""
+    if not gtids:
+        raise SettingError(f"--from takes FILE:POS, like binlog.000002:157, or a GTID set; not {text!r}")
+    return _Start(None, gtids)
+
+
+def _start_position(start: _Start, session: SourceSession, facts: SourceFacts) -> Position:
+    """The position that is begun at; raises SettingError where the source can't be asked for it."""
+    place = start.place if start.place or start.gtids else binlog_status(session).place
+    position = Position(*(place or ("", 0)), start.gtids, facts.server_uuid)
+    if start.gtids and not asks_by_gtids(facts, position):
         raise SettingError("--from a GTID set needs gtid_mode=ON and GTIDs without tags; say --from FILE:POS")
     return position
 
@@ -106,6 +117,7 @@ def start_position(text: str | None, session: SourceSession, facts: SourceFacts)
 def run(config: SourceConfig, start: str | None, write: Write, stopping: threading.Event) -> None:
     """Prints until ``stopping`` is set.  ``write`` takes whole lines.  Raises RefusedError, StoppedError, SettingError."""
     config = replace(config, server_id=random_server_id())
+    begin = _parse_start(start)
     position: Position | None = None
     deadline = time.monotonic() + config.reach_timeout_s
     while not stopping.is_set():
@@ -116,8 +128,9 @@ def run(config: SourceConfig, start: str | None, write: Write, stopping: threadi
                 check_source(session, facts, config)
                 if position is None:
                     check_tables(session, facts, config)
-                position = position or start_position(start, session, facts)
-                check_position(session, facts, position)
+                    position = _start_position(begin, session, facts)
+                first = session.texts("SHOW BINARY LOGS")[0][0]
+                check_position(session, facts, position, f"its binlog begins at --from {first}:4")
             reading = _Reading(config, position, facts, write)
             reading.run(stopping)
         except SourceAway as error:

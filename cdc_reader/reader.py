@@ -120,7 +120,7 @@ class Reader:
         try:
             own_ids = topics.ensure_own()
             if self._publisher is None:
-                self._publisher = Publisher(self._config.kafka, self._instance, now_ms)
+                self._publisher = Publisher(self._config.kafka, self._instance, now_ms, self._stopping)
             session = _Session(self._config, self._publisher, topics, own_ids, self._stopping)
             session.run()
         except SourceAway:

@@ -59,8 +59,7 @@ def must_be_whole(shop: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("said", "times"),
     [
-        # A line of the library's, once in ten seconds.
-        pytest.param("Connection refused", 2, id="ten-seconds"),
+        pytest.param("Kafka doesn't answer", 2, id="ten-seconds"),
         # The Kafka transaction's own time is up, which begins the session anew.
         pytest.param("going on from the last committed position", 1, id="a-minute", marks=pytest.mark.soak),
     ],
@@ -79,6 +78,23 @@ def test_kafka_goes_away_and_comes_back(
         shop.until(lambda: "Kafka: describing topics: no answer" in worker.text(), 60, "the worker to say so")
         kafka.start()
         must_be_whole(shop)
+
+
+def test_a_reader_ends_when_it_is_told_to_though_kafka_is_away(
+    services: ServiceAddresses, tmp_path: Path, own_kafka: Callable[..., KafkaServer]
+) -> None:
+    kafka = own_kafka()
+    with pipeline(replace(services, bootstrap_servers=kafka.bootstrap_servers), tmp_path / "shop") as shop:
+        make_table(shop)
+        reader = shop.start("reader")
+        shop.until(lambda: f" is done: {shop.database}.t," in reader.text(), 30, "the first read")
+        kafka.kill()
+        with shop.source() as source:
+            execute(source, "INSERT INTO t VALUES (0, 'while Kafka is away')")
+        shop.until(lambda: "Kafka doesn't answer" in reader.text(), 60, "the reader to wait for it")
+        reader.process.terminate()
+        assert reader.ended(20) == 0
+        kafka.start()
 
 
 def test_the_sink_goes_away_and_comes_back(services: ServiceAddresses, tmp_path: Path) -> None:

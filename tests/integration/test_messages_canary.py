@@ -200,6 +200,7 @@ def test_canaries_are_in_no_output_of_what_fails(shop: Pipeline) -> None:
 def test_canaries_are_in_no_output_where_kafka_refuses_the_login(refused: Pipeline) -> None:
     outputs = [ran(refused, 1, *line) for line in (["status"], ["wait", "--timeout", "1"])]
     programs = list(refused.programs)
-    for program in programs:
-        message_of(refused, program, 3)
+    messages = [message_of(refused, program, 3) for program in programs]
+    assert "refuses the login" in messages[0]
+    assert "[kafka.consumer]" in messages[0]
     holds_nothing(*(each.stdout + each.stderr for each in outputs), *(program.text() for program in programs))

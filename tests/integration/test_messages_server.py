@@ -143,13 +143,14 @@ def test_fault_s1_read_is_refused_a_place_that_the_source_does_not_have(shop: Pi
         execute(source, f"PURGE BINARY LOGS TO '{last}'")
         execute(source, "INSERT INTO t (id) VALUES (3)")
     message = refusal(shop, "read", 3, "--to", "stdout", "--from", f"{file}:{pos}")
-    first = re.search(rf"the source has purged {file} \(its first file is (\S+)\)", message)
-    assert first is not None
+    assert f"the source has purged {file}" in message
+    begin = re.search(r"--from (\S+)", message)
+    assert begin is not None
     assert "purged" in refusal(shop, "read", 3, "--to", "stdout", "--from", gtids)
     assert f"{last} ends at" in refusal(shop, "read", 3, "--to", "stdout", "--from", f"{last}:{end + 1_000_000}")
     # No event begins there.
     assert f"{last}" in refusal(shop, "read", 3, "--to", "stdout", "--from", f"{last}:{end + 1}")
-    read = shop.start("read", "--to", "stdout", "--from", f"{first[1]}:4")
+    read = shop.start("read", "--to", "stdout", "--from", begin[1])
     shop.until(lambda: '"after":{"id":3,' in read.text(), 30, "the change behind the purge")
     assert '"after":{"id":2,' not in read.text()
     stops_well(read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -39,7 +40,7 @@ def publisher(config: KafkaConfig) -> Iterator[MakePublisher]:
     made: list[Publisher] = []
 
     def make(instance: str) -> Publisher:
-        made.append(Publisher(config, instance, lambda: 1))
+        made.append(Publisher(config, instance, lambda: 1, threading.Event()))
         return made[-1]
 
     yield make

@@ -85,7 +85,9 @@ def test_without_a_place_it_begins_now(shop: Pipeline) -> None:
     stops_well(read)
 
 
-@pytest.mark.parametrize("start", ["yesterday", "binlog.000001", ":4", f"{UUID}:1-", f"{UUID.replace('e', 'g')}:1-5"])
+@pytest.mark.parametrize(
+    "start", ["", "yesterday", "binlog.000001", ":4", f"{UUID}:1-", f"{UUID.replace('e', 'g')}:1-5"]
+)
 def test_nonsense_is_refused_as_usage(shop: Pipeline, start: str) -> None:
     message = refusal(shop, "read", 2, "--to", "stdout", "--from", start)
     assert f"--from takes FILE:POS, like binlog.000002:157, or a GTID set; not {start!r}" in message
