@@ -67,6 +67,11 @@ class Position:
     source_ms: int = 0
 
     @property
+    def begun(self) -> bool:
+        """Whether it says a place or a set; the first claim of a new prefix's reader doesn't yet."""
+        return bool(self.file or self.gtids)
+
+    @property
     def place(self) -> Place:
         """File and offset."""
         return Place(self.file, self.pos)

@@ -256,7 +256,7 @@ class _Session:
         """The committed position; the source's present end for a new prefix, or where the old place is given up by name."""
         committed = self._publisher.committed
         everything = any(request.everything and request.id not in states for request in requests.values())
-        if not everything and committed is not None and (committed.file or committed.gtids):
+        if not everything and committed is not None and committed.begun:
             if committed.topic_ids and committed.topic_ids != self._topic_ids():
                 raise BrokerStopped(
                     "the topics __positions or __jobs are others than those that were written to: they were deleted and made "

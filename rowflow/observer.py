@@ -98,7 +98,7 @@ class Observer:
 
     def _add_reader(self, status: Status) -> None:
         end = self._binlog_end(status.problems)
-        if self._feed.position is None:
+        if self._feed.position is None or not self._feed.position.begun:
             status.problems.append("no reader has committed a position yet: start `rowflow up` or `rowflow reader`")
         else:
             now_ms = _now_ms()

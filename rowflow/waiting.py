@@ -153,7 +153,7 @@ def unmade_mirror(pipeline: Pipeline, captured: Collection[TableName]) -> str | 
 
 def unread_place(position: Position | None, end: BinlogEnd) -> str | None:
     """What keeps the reader's committed position from covering the binlog up to ``end``, in words; None: it does."""
-    if position is None:
+    if position is None or not position.begun:
         return "no reader has committed a position yet; is `rowflow up` or `rowflow reader` running?"
     if position.server_uuid != end.server_uuid:
         return (

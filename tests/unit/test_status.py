@@ -77,6 +77,8 @@ def test_rule_c1_places_of_two_servers_are_not_compared() -> None:
     """After a failover the new server's file numbers may be lower: the old position is no sign that all was read."""
     failed_over = end("binlog.000002", 500, server_uuid="another")
     assert "another" in str(unread_place(position("binlog.000250", 4), failed_over))
+    claim = Position("", 0, "", "")
+    assert "no reader has committed a position yet" in str(unread_place(claim, end("binlog.000001", 4)))
     assert reader_status(position("binlog.000250", 4), failed_over, now_ms=1_002_500).lag_s is None
 
 
