@@ -6,7 +6,6 @@ password are made once and stay the same from start to start, so a client reconn
 
 import os
 import pwd
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from servers.kept import keep, new_password, write_private
 from servers.mysql_files import MysqlFiles, find_mysql
 from servers.ports import free_port, is_free
 from servers.processes import ServerProcess
+from servers.templates import copied, kept
 
 DEFAULT_OPTIONS: Mapping[str, str] = {
     "bind_address": "127.0.0.1",
@@ -36,6 +36,9 @@ DEFAULT_OPTIONS: Mapping[str, str] = {
     "log_error_verbosity": "2",
 }
 
+_MADE_WITH = frozenset({"lower_case_table_names", "innodb_page_size", "innodb_data_file_path"})
+"""Options that count when the data directory is made, and never again."""
+
 
 class MysqlServer:
     """One mysqld. `directory` holds all of it: my.cnf, data, log, pid file, port and password."""
@@ -48,6 +51,7 @@ class MysqlServer:
         self._process = ServerProcess(self.directory, "mysqld")
         self._data = self.directory / "data"
         self._settings_file = self.directory / "my.cnf"
+        self._password_file = self.directory / "initialize.sql"
 
     @property
     def pid(self) -> int | None:
@@ -108,8 +112,11 @@ class MysqlServer:
             self._initialize(files)
         # What a crash left. Its pid is taken for a running server's if it is a zombie or another process by now.
         (self._data / "mysqld.sock.lock").unlink(missing_ok=True)
-        self._process.start([*files.server, f"--defaults-file={self._settings_file}"])
+        # Read before the server listens: there is no moment in which root has no password.
+        first = [f"--init-file={self._password_file}"] if self._password_file.exists() else []
+        self._process.start([*files.server, f"--defaults-file={self._settings_file}", *first])
         self._process.wait_ready(self._answers, timeout_s=120)
+        self._password_file.unlink(missing_ok=True)
 
     def stop(self, timeout_s: float = 30) -> None:
         """Shut the server down in order."""
@@ -141,18 +148,21 @@ class MysqlServer:
         self._settings_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _initialize(self, files: MysqlFiles) -> None:
-        """Make the data directory, with root's password in it: no moment in which root has none."""
-        unfinished = self.directory / "data.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        statement_file = self.directory / "initialize.sql"
-        write_private(statement_file, f"ALTER USER root@localhost IDENTIFIED BY '{self.root_password}';\n")
-        initialize = [f"--defaults-file={self._settings_file}", "--initialize-insecure", f"--datadir={unfinished}"]
+        """Put the data directory there, a copy of one that was made before; `_password_file` gives root a password."""
+        own = {name: value for name, value in self.options.items() if name in _MADE_WITH}
+        written = "".join(f"-{name}={value}" for name, value in sorted(own.items()))
+        template = kept(f"mysql-{files.version}-data{written}", lambda place: self._make_data(files, own, place))
+        write_private(self._password_file, f"ALTER USER root@localhost IDENTIFIED BY '{self.root_password}';\n")
+        copied(template, self._data)
+
+    def _make_data(self, files: MysqlFiles, own: Mapping[str, str], place: Path) -> None:
+        settings = {"user": _user_name(), "datadir": str(place), "innodb_redo_log_capacity": "8M", **own}
+        options = [*files.options, *(f"--{name}={value}" for name, value in settings.items())]
         log_file = self._process.log_file
-        made = succeeds([*files.server, *initialize, f"--init-file={statement_file}"], log_file)
-        statement_file.unlink()
-        if not made:
+        if not succeeds([*files.server, "--no-defaults", *options, "--initialize-insecure"], log_file):
             raise ServerError(f"mysqld {files.version} can't make its data, see {log_file}. {OWN_SERVERS_HINT}")
-        unfinished.rename(self._data)
+        # Each server makes its own identity at its first start.
+        (place / "auto.cnf").unlink(missing_ok=True)
 
     def _answers(self) -> bool:
         try:
