@@ -13,7 +13,7 @@ from cdc_reader.batches import Batch
 from cdc_reader.errors import SourceStopped
 from cdc_reader.followed import FollowedTables
 from cdc_reader.packets import EventSplitter
-from cdc_reader.plans import compile_plan
+from cdc_reader.plans import Plan, compile_plan
 from cdc_reader.positions import Position
 from cdc_reader.reader import _Session
 from cdc_reader.stream import Stream
@@ -49,17 +49,18 @@ def gtid(number: int) -> bytes:
     )
 
 
-def table_map(table: str, types: bytes = bytes([INT])) -> bytes:
-    """Columns c0, c1, ... of types without metadata, the first of which is the key."""
+def table_map(table: str, types: bytes = bytes([INT]), table_id: str = "") -> bytes:
+    """Columns c0, c1, ... of types without metadata, the first of which is the key; the name is the table's id too."""
     name = table.encode()
     names = b"".join(b"\2c%d" % index for index in range(len(types)))
     optional = b"\1\1\0" + bytes([4, len(names)]) + names + b"\x08\1\0"
     nulls = bytes((len(types) + 7) // 8)
-    head = f"{table:6.6}".encode()[:6] + b"\0\0" + b"\4shop\0" + bytes([len(name)]) + name + b"\0"
+    head = f"{table_id or table:6.6}".encode()[:6] + b"\0\0" + b"\4shop\0" + bytes([len(name)]) + name + b"\0"
     return head + bytes([len(types)]) + types + b"\0" + nulls + optional
 
 
 def rows(table: str, *ids: int, columns: int = 1) -> bytes:
+    """An event of WRITE_ROWS of the table with that id."""
     images = b"".join(b"\0" + struct.pack("<i", number) + bytes(columns - 1) for number in ids)
     return f"{table:6.6}".encode()[:6] + b"\0\0\2\0" + bytes([columns, (1 << columns) - 1]) + images
 
@@ -67,7 +68,15 @@ def rows(table: str, *ids: int, columns: int = 1) -> bytes:
 class Stand:
     """A stream that is fed events; what it gives is published at once."""
 
-    def __init__(self, position: Position | None = None, *, with_gtids: bool = True, part_rows: int = 10**6) -> None:
+    def __init__(
+        self,
+        position: Position | None = None,
+        *,
+        with_gtids: bool = True,
+        part_rows: int = 10**6,
+        chunk_bytes: int = 10**6,
+    ) -> None:
+        self._chunk_bytes = chunk_bytes
         self.tables = FollowedTables(
             TablePatterns.from_settings(["shop.*", "!shop.left_out"]), "p", 1, lambda _: True, lower_case=False
         )
@@ -79,13 +88,14 @@ class Stand:
             self._states.append(TableState("shop", table, TableStatus.FOLLOWED.value, schema.fingerprint, "id"))
         self.tables.load(self._states, schemas)
         self.published: list[Batch] = []
+        self.compiled: list[TableName] = []
         self.parts: list[Position] = []
         self.stream = Stream(
             self.tables,
             position or Position(FILE, 100, "", "uuid"),
             "p",
             COLLATIONS,
-            compile_plan,
+            self._compile,
             EventSplitter(0, checksums=False),
             with_gtids=with_gtids,
             part_rows=part_rows,
@@ -93,6 +103,10 @@ class Stand:
             publish_part=self._part,
         )
         self._pos, self._sequence = 100, 0
+
+    def _compile(self, schema: TableSchema) -> Plan:
+        self.compiled.append(schema.name)
+        return compile_plan(schema)
 
     def _part(self) -> None:
         self.published += self.stream.take_part()
@@ -107,8 +121,9 @@ class Stand:
             payload = b"\0" + struct.pack("<IBIIIH", 1_700_000_000, event_type, 1, size, self._pos, flags) + body
             chunk += len(payload).to_bytes(3, "little") + bytes([self._sequence & 255]) + payload
             self._sequence += 1
-        for _ in self.stream.feed(chunk, now_ms=5):
-            self.published += self.stream.take()
+        for begin in range(0, len(chunk), self._chunk_bytes):
+            for _ in self.stream.feed(chunk[begin : begin + self._chunk_bytes], now_ms=5):
+                self.published += self.stream.take()
 
     def transaction(self, number: int, table: str, *ids: int, end: tuple[int, bytes] = (XID, bytes(8))) -> None:
         self.feed(
@@ -149,6 +164,41 @@ def test_only_whole_transactions_are_given() -> None:
     assert stand.ids == [1, 2, 3, 4]
     assert stand.stream.position().gtids == f"{SOURCE}:1-2"
     assert stand.stream.position().pos == stand._pos
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_it_does_not_matter_where_the_chunks_are_cut(size: int) -> None:
+    whole, cut = Stand(), Stand(chunk_bytes=size)
+    for stand in (whole, cut):
+        for number in range(1, 200):
+            stand.transaction(number, "ab"[number % 2], number, number + 1000)
+    assert cut.ids == whole.ids
+    assert len(whole.ids) == 398
+    assert cut.stream.position() == whole.stream.position()
+
+
+def test_rule_r9_a_table_has_one_plan_under_any_id_and_an_id_is_forgotten_with_its_transaction() -> None:
+    stand = Stand()
+    for number, table_id in enumerate(("x", "y", "z"), 1):
+        begin = ((GTID, gtid(number)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a", table_id=table_id)))
+        stand.feed(*begin, (ROWS, rows(table_id, number)), (XID, bytes(8)))
+    # The id of one table is given to another one.
+    begin = ((GTID, gtid(4)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("b", table_id="x")))
+    stand.feed(*begin, (ROWS, rows("x", 4)), (XID, bytes(8)))
+    assert stand.ids == [1, 2, 3, 4]
+    assert [str(batch.table) for batch in stand.published] == ["shop.a", "shop.a", "shop.a", "shop.b"]
+    assert stand.compiled == [TableName("shop", "a"), TableName("shop", "b")]
+    assert "TABLE_MAP event is missing" in stand.stop((GTID, gtid(5)), (QUERY, query(b"BEGIN")), (ROWS, rows("x", 5)))
+
+
+def test_rule_r9_another_version_of_a_table_is_another_plan() -> None:
+    stand = Stand()
+    stand.transaction(1, "a", 1)
+    two = (TABLE_MAP, table_map("a", bytes([INT, TINY])))
+    stand.feed((GTID, gtid(2)), (QUERY, query(b"BEGIN")), two, (ROWS, rows("a", 2, columns=2)), (XID, bytes(8)))
+    stand.transaction(3, "b", 3)
+    assert stand.ids == [1, 2, 3]
+    assert stand.compiled == [TableName("shop", "a"), TableName("shop", "a"), TableName("shop", "b")]
 
 
 def test_what_is_rolled_back_behind_a_savepoint_is_not_given_and_what_was_before_is() -> None:
