@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from MySQLdb.connections import Connection
@@ -279,9 +279,7 @@ class Pipeline:
 
     def group_lag(self) -> dict[tuple[str, int], int]:
         """What Kafka's tools show as lag, where it is not 0."""
-        with self.sink() as connection:
-            sink_id = execute(connection, "SELECT id FROM _rowflow_sink")[0][0]
-        group = f"rowflow-{self.prefix}-{sink_id}"
+        group = self._group()
         answer = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
         committed = {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
         return {
@@ -289,6 +287,17 @@ class Pipeline:
             for place, end in self.log_ends().items()
             if committed.get(place) != end
         }
+
+    def members(self) -> int:
+        """How many workers the group has, by Kafka's tools; 0 while it shares out the partitions."""
+        group = self._group()
+        found = self.admin.describe_consumer_groups([group])[group].result()
+        return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
+
+    def _group(self) -> str:
+        with self.sink() as connection:
+            sink_id = execute(connection, "SELECT id FROM _rowflow_sink")[0][0]
+        return f"rowflow-{self.prefix}-{sink_id}"
 
     @contextlib.contextmanager
     def sink(self) -> Iterator[Connection]:

@@ -97,7 +97,7 @@ def test_a_reader_ends_when_it_is_told_to_though_kafka_is_away(
         kafka.start()
 
 
-def test_the_sink_goes_away_and_comes_back(services: ServiceAddresses, tmp_path: Path) -> None:
+def test_rule_w4_the_sink_goes_away_and_a_worker_with_it(services: ServiceAddresses, tmp_path: Path) -> None:
     parts = urlsplit(services.sink_url)
     assert parts.port is not None
     with silent_proxy(parts.port) as proxy:
@@ -105,11 +105,15 @@ def test_the_sink_goes_away_and_comes_back(services: ServiceAddresses, tmp_path:
         with pipeline(by_proxy, tmp_path) as shop:
             make_table(shop)
             shop.start("reader")
-            worker = shop.start("worker")
+            worker, other = shop.start("worker"), shop.start("worker")
+            shop.until(lambda: shop.members() == 2, 30, "two workers")
             shop.wait()
             proxy.cut()
+            other.kill()
+            shop.programs.remove(other)
             write_much(shop)
             shop.wait_read()
+            shop.until(lambda: shop.members() == 1, 60, "its partitions to be assigned, while the sink is away")
             # Each partition says it once in ten seconds, and Rowflow's own statements as well.
             shop.until(lambda: worker.text().count("Can't connect to server") > 3, 60, "the worker to say so")
             proxy.mend()
