@@ -225,8 +225,9 @@ class _Worker:
 
     def _report_foreign_offsets(self, group: str, facts: Mapping[str, progress.TopicFacts]) -> None:
         """Say of offsets that a tool wrote into the group that they don't count."""
-        for place in self._lookup.committed(group):
-            if place.topic in facts and place.metadata != COMMIT_MARK:
+        places = [(topic, partition) for topic, of_topic in facts.items() for partition in of_topic.logs]
+        for place in self._lookup.committed(group, places):
+            if place.metadata != COMMIT_MARK:
                 log.warning(
                     "topic=%s partition=%d: a tool set the group's offset to %d; it doesn't count, the sink's progress does",
                     place.topic,

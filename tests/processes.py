@@ -18,7 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, TopicPartition
+import MySQLdb
+from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from MySQLdb.connections import Connection
@@ -34,7 +35,7 @@ from tests.helpers import (
     unique_name,
     wait_until,
 )
-from tests.topics import last_value, read_topics
+from tests.topics import committed_offsets, last_value, read_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 END_S = 15.0
@@ -280,17 +281,16 @@ class Pipeline:
     def group_lag(self) -> dict[tuple[str, int], int]:
         """What Kafka's tools show as lag, where it is not 0."""
         group = self._group()
-        answer = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
-        committed = {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
-        return {
-            place: end - committed.get(place, 0)
-            for place, end in self.log_ends().items()
-            if committed.get(place) != end
-        }
+        ends = self.log_ends()
+        committed = committed_offsets(self.addresses.bootstrap_servers, group, ends)
+        return {place: end - committed.get(place, 0) for place, end in ends.items() if committed.get(place) != end}
 
     def members(self) -> int:
-        """How many workers the group has, by Kafka's tools; 0 while it shares out the partitions."""
-        group = self._group()
+        """How many workers the group has, by Kafka's tools; 0 while it shares out the partitions, or isn't there yet."""
+        try:
+            group = self._group()
+        except (MySQLdb.ProgrammingError, IndexError):
+            return 0
         found = self.admin.describe_consumer_groups([group])[group].result()
         return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
 

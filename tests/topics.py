@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -129,6 +129,26 @@ def last_value(bootstrap_servers: str, topic: str) -> dict[str, Any] | None:
                 return None
             span *= 8
         return None
+
+
+def committed_offsets(
+    bootstrap_servers: str, group: str, places: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], int]:
+    """What a group has committed, as Kafka's tools see it; not by the admin client, whose question may end the process."""
+    wanted = [TopicPartition(*place) for place in places]
+    asking = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": group, "log_level": 0})
+
+    def answer() -> list[TopicPartition] | None:
+        try:
+            return asking.committed(wanted, timeout=10)
+        except KafkaException:
+            return None
+
+    try:
+        found = wait_until(answer, _TO_END_S, f"the coordinator of {group}") or []
+        return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
+    finally:
+        asking.close()
 
 
 def _watermarks(reader: Consumer, topic: str) -> tuple[int, int] | None:

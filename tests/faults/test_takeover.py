@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions
 from MySQLdb.connections import Connection
 
 from tests.faults.counted import Stage, Writer
 from tests.helpers import ServiceAddresses, execute, wait_until
+from tests.topics import committed_offsets
 
 SOON_S = 40.0
 TAKEN_OVER_S = 60.0
@@ -133,8 +133,7 @@ def beyond(offsets: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]
 def committed(stage: Stage, counted: Connection) -> dict[tuple[str, int], int]:
     """What Kafka's tools see of the group."""
     group = f"rowflow-{stage.prefix}-{execute(counted, 'SELECT id FROM _rowflow_sink')[0][0]}"
-    answer = stage.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
-    return {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
+    return committed_offsets(stage.bootstrap_servers, group, stage.log_ends())
 
 
 def lock_name(stage: Stage, topic: str) -> str:

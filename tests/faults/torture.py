@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions
-
 from servers.kafka import KafkaServer
 from servers.mysql import MysqlServer
 from tests.faults.counted import Stage, Writer
 from tests.helpers import connected, execute, unique_name, wait_until
+from tests.topics import committed_offsets
 
 CATCH_UP_S = 90.0
 WORKERS_MAX = 3
@@ -259,14 +258,12 @@ class Torture:
 
     def _look_at_lag(self) -> None:
         """What Kafka's tools would show, once the workers had time to commit."""
-        admin = self._stage.admin
         sink_id = self._rows("SELECT id FROM _rowflow_sink")[0][0]
         group = f"rowflow-{self._stage.prefix}-{sink_id}"
 
         def lag() -> dict[str, int]:
-            answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
-            committed = {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
             ends = self._stage.log_ends()
+            committed = committed_offsets(self._stage.bootstrap_servers, group, ends)
             return {
                 f"{place}": end - committed.get(place, 0) for place, end in ends.items() if end != committed.get(place)
             }

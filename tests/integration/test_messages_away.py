@@ -28,10 +28,10 @@ def make_table(shop: Pipeline) -> None:
         execute(source, "INSERT INTO t VALUES (-1, 'before')")
 
 
-def write_much(shop: Pipeline) -> None:
+def write_much(shop: Pipeline, transactions: int = TRANSACTIONS) -> None:
     """Transactions of many rows each."""
     with shop.source() as source:
-        for number in range(TRANSACTIONS):
+        for number in range(transactions):
             first = number * ROWS
             numbers = (
                 f"WITH RECURSIVE s AS (SELECT {first} AS n UNION ALL SELECT n + 1 FROM s WHERE n < {first + ROWS - 1})"
@@ -57,15 +57,22 @@ def must_be_whole(shop: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "times"),
+    ("said", "times", "transactions"),
     [
-        pytest.param("Kafka doesn't answer", 2, id="ten-seconds"),
+        pytest.param("Kafka doesn't answer", 2, 30, id="ten-seconds"),
         # The Kafka transaction's own time is up, which begins the session anew.
-        pytest.param("going on from the last committed position", 1, id="a-minute", marks=pytest.mark.soak),
+        pytest.param(
+            "going on from the last committed position", 1, TRANSACTIONS, id="a-minute", marks=pytest.mark.soak
+        ),
     ],
 )
 def test_kafka_goes_away_and_comes_back(
-    services: ServiceAddresses, tmp_path: Path, own_kafka: Callable[..., KafkaServer], said: str, times: int
+    services: ServiceAddresses,
+    tmp_path: Path,
+    own_kafka: Callable[..., KafkaServer],
+    said: str,
+    times: int,
+    transactions: int,
 ) -> None:
     kafka = own_kafka()
     with pipeline(replace(services, bootstrap_servers=kafka.bootstrap_servers), tmp_path / "shop") as shop:
@@ -73,7 +80,7 @@ def test_kafka_goes_away_and_comes_back(
         reader, worker = shop.start("reader"), shop.start("worker")
         shop.wait()
         kafka.kill()
-        write_much(shop)
+        write_much(shop, transactions)
         shop.until(lambda: reader.text().count(said) >= times, 90, "the reader to say so")
         shop.until(lambda: "Kafka: describing topics: no answer" in worker.text(), 60, "the worker to say so")
         kafka.start()

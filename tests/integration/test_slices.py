@@ -25,6 +25,7 @@ from servers.kafka import KafkaServer
 from tests.faults.counted import Stage
 from tests.faults.counting_worker import EARLY_SIGTERM
 from tests.helpers import ServiceAddresses, execute, suspend, wait_until
+from tests.topics import committed_offsets
 
 SOON_S = 40.0
 
@@ -105,8 +106,7 @@ def group_of(counted: Connection, stage: Stage) -> str:
 
 
 def committed(stage: Stage, group: str) -> dict[tuple[str, int], int]:
-    answer = stage.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
-    return {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
+    return committed_offsets(stage.bootstrap_servers, group, stage.log_ends())
 
 
 def cut_off(stage: Stage, before: Mapping[int, int]) -> None:
