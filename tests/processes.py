@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import MySQLdb
-from confluent_kafka import ConsumerGroupState, TopicPartition
+from confluent_kafka import ConsumerGroupState, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from MySQLdb.connections import Connection
@@ -289,9 +289,9 @@ class Pipeline:
         """How many workers the group has, by Kafka's tools; 0 while it shares out the partitions, or isn't there yet."""
         try:
             group = self._group()
-        except (MySQLdb.ProgrammingError, IndexError):
+            found = self.admin.describe_consumer_groups([group])[group].result()
+        except (MySQLdb.ProgrammingError, IndexError, KafkaException):
             return 0
-        found = self.admin.describe_consumer_groups([group])[group].result()
         return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
 
     def _group(self) -> str:
