@@ -55,5 +55,7 @@ class ReaderConfig:
     """Of the binlog; as JSON it is three to five times as much."""
     transaction_time_s: float = 1.0
     part_rows: int = 20_000
+    job_connections: int = 4
+    """So many shards are read at the same time."""
     shard_rows: int = 5_000
     shard_bytes: int = 8 * 1024 * 1024

@@ -38,8 +38,8 @@ class FollowedTable:
     fingerprint: str = ""
     schema: TableSchema | None = None
     state: TableState | None = None
-    noted: set[bytes] | None = None
-    """The keys published since the open window began; None where no window is open (exactness.md J2)."""
+    windows: list[set[bytes]] = field(default_factory=list)
+    """For each open window the keys that were published since it began (exactness.md J2); they may overlap (J3)."""
     barriers: int = 0
     """How many barriers were published in this run: a window in which it changes is void (J3)."""
 
@@ -220,7 +220,6 @@ class FollowedTables:
     def stand_still(self, table: FollowedTable, why: str, origin: Origin) -> list[Batch]:
         """Nothing more of the table is published; its state says why and what to do."""
         table.publishing = False
-        table.noted = None
         table.barriers += 1
         state = table.state or TableState(table.name.db, table.name.table, "", table.fingerprint, "")
         reason = f"{why}; to follow it again: rowflow snapshot {table.name}"
@@ -253,10 +252,10 @@ class FollowedTables:
 
 def note_published(tables: FollowedTables, batches: Iterable[Batch]) -> None:
     """Notes the keys of rows that are being published, in every open window (J2)."""
-    noted = {table.name: table.noted for table in tables.all() if table.noted is not None}
-    if not noted:
+    open_windows = {table.name: table.windows for table in tables.all() if table.windows}
+    if not open_windows:
         return
     for batch in batches:
-        keys = noted.get(batch.table) if batch.table is not None else None
-        if keys is not None:
-            keys.update([message[1] for message in batch.messages])
+        if batch.table is not None:
+            for noted in open_windows.get(batch.table, ()):
+                noted.update([message[1] for message in batch.messages])

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -194,10 +194,10 @@ class _Session:
         requests, states, table_states = _job_records(jobs_log)
         tables.load(table_states.values(), self._schemas())
         position = self._start_position(session, facts, requests, states, table_states)
-        with self._shard_reader(facts) as shard_reader:
+        with self._shard_readers(facts) as shard_readers:
             self._jobs = JobRunner(
                 tables,
-                shard_reader,
+                shard_readers,
                 kafka.prefix,
                 self._topics.ensure_tables,
                 self._config.shard_rows,
@@ -223,13 +223,15 @@ class _Session:
                 connection.close()
 
     @contextmanager
-    def _shard_reader(self, facts: SourceFacts) -> Iterator[ShardReader]:
+    def _shard_readers(self, facts: SourceFacts) -> Iterator[list[ShardReader]]:
         source = self._config.source
-        shard_reader = ShardReader(source.address, source.patterns, facts.collations, source.on_undecodable)
-        try:
-            yield shard_reader
-        finally:
-            shard_reader.close()
+        with ExitStack() as stack:
+            readers = []
+            for _ in range(self._config.job_connections):
+                reader = ShardReader(source.address, source.patterns, facts.collations, source.on_undecodable)
+                stack.callback(reader.close)
+                readers.append(reader)
+            yield readers
 
     # ---- the start ----
 

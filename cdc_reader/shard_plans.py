@@ -21,6 +21,7 @@ from cdc_reader import values
 from cdc_reader.charsets import decoder
 from cdc_reader.column_forms import STORED_AS_BLOB, unknown_type
 from cdc_reader.errors import TableUnfollowable
+from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.plan_source import is_text
 from cdc_reader.plans import Headers, Message, OnUndecodable, UndecodableTexts, check_key
 from cdc_reader.sql import quoted
@@ -114,13 +115,13 @@ def _as_number(column: Column) -> str:
 
 
 def _printed(column: Column, part: KeyPart) -> str:
-    """The expression that prints what :func:`_literal` needs: of ENUM and SET, which are ordered by it, the number."""
+    """The expression that prints what :func:`literal_of` needs: of ENUM and SET, which are ordered by it, the number."""
     if column.members:
         return _as_number(column)
     return _ordered(column, part) if part.prefix_chars else _selected(column)
 
 
-def _literal(column: Column, printed: bytes) -> str:
+def literal_of(column: Column, printed: bytes) -> str:
     """A literal that is exactly the value that the server printed."""
     if column.members:
         return _checked(_NUMBER_TEXT, printed)
@@ -173,24 +174,69 @@ class ShardPlan:
             f"{' FORCE INDEX (PRIMARY)' if by_index else ''}"
         )
         self._order = ", ".join(_ordered(column, part) for column, part in self._key)
+        self._order_back = ", ".join(f"{_ordered(column, part)} DESC" for column, part in self._key)
+        self.key_columns = tuple(column for column, _ in self._key)
+        self._by_index = by_index
+        self._select_key = (
+            f"SELECT {', '.join(_printed(column, part) for column, part in self._key)} FROM "
+            f"{quoted(schema.name.db)}.{quoted(schema.name.table)}"
+        )
 
-    def select_sql(self, after: tuple[bytes, ...] | None, limit_rows: int) -> tuple[str, list[bytes]]:
-        """The SELECT of the next rows behind a key (None: from the first); its values are literals, so without arguments.
+    def select_sql(self, keys: KeyRange, limit_rows: int) -> str:
+        """The SELECT of the first rows of a range of keys; its values are literals."""
+        return f"{self._select}{self._where(keys)} ORDER BY {self._order} LIMIT {limit_rows}"
 
-        ``(a, b) > (x, y)`` is written ``a > x OR (a = x AND b > y)``, for which MySQL reads ranges of the index.
-        """
-        where = ""
-        if after is not None:
-            equal: list[str] = []
-            ranges = []
-            for (column, part), printed in zip(self._key, after, strict=True):
-                ordered, literal = _ordered(column, part), _literal(column, printed)
-                ranges.append(" AND ".join((*equal, f"{ordered} > {literal}")))
-                equal.append(f"{ordered} = {literal}")
-            where = " WHERE " + " OR ".join(f"({text})" for text in ranges)
-        return f"{self._select}{where} ORDER BY {self._order} LIMIT {limit_rows}", []
+    # ---- where a range can be split ----
 
-    def last_key(self, row: Row) -> tuple[bytes, ...]:
+    @property
+    def splits(self) -> bool:
+        """Whether ranges can be split: not where each SELECT is sorted by the server, for no index gives the order."""
+        return self._by_index
+
+    def end_sql(self, keys: KeyRange, *, last: bool, equal: Sequence[bytes] = ()) -> str:
+        """The SELECT of the first or the last key of a range, of those whose parts begin with ``equal``."""
+        order = self._order_back if last else self._order
+        where = self._where(keys, *self._begins(equal))
+        return f"{self._select_key} FORCE INDEX (PRIMARY){where} ORDER BY {order} LIMIT 1"
+
+    def behind_sql(self, keys: KeyRange, equal: Sequence[bytes], literal: str) -> str:
+        """The SELECT of the first key of a range whose parts begin with ``equal`` and go on with ``literal`` or more."""
+        column, part = self._key[len(equal)]
+        where = self._where(keys, *self._begins(equal), f"{_ordered(column, part)} >= {literal}")
+        return f"{self._select_key} FORCE INDEX (PRIMARY){where} ORDER BY {self._order} LIMIT 1"
+
+    def estimate_sql(self, keys: KeyRange) -> str:
+        """The EXPLAIN that estimates how many rows a range has, by two dives into the index; FORCE INDEX would save them."""
+        return f"EXPLAIN FORMAT=TRADITIONAL {self._select_key} USE INDEX (PRIMARY){self._where(keys)}"
+
+    def _where(self, keys: KeyRange, *more: str) -> str:
+        conditions = [*more]
+        if keys.after is not None:
+            conditions.append(f"({self._compared(keys.after, '>')})")
+        if keys.until is not None:
+            conditions.append(f"({self._compared(keys.until, '<')} OR ({self._equal(keys.until)}))")
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def _compared(self, key: Key, sign: str) -> str:
+        """``(a, b) > (x, y)`` is written ``a > x OR (a = x AND b > y)``, for which MySQL reads ranges of the index."""
+        ranges = []
+        equal: list[str] = []
+        for (column, part), printed in zip(self._key, key, strict=True):
+            ordered, literal = _ordered(column, part), literal_of(column, printed)
+            ranges.append(" AND ".join((*equal, f"{ordered} {sign} {literal}")))
+            equal.append(f"{ordered} = {literal}")
+        return " OR ".join(f"({text})" for text in ranges)
+
+    def _equal(self, key: Key) -> str:
+        return " AND ".join(self._begins(key))
+
+    def _begins(self, parts: Sequence[bytes]) -> list[str]:
+        return [
+            f"{_ordered(column, part)} = {literal_of(column, printed)}"
+            for (column, part), printed in zip(self._key, parts, strict=False)
+        ]
+
+    def last_key(self, row: Row) -> Key:
         """The key of a row as ``select_sql`` takes it, one text for each part."""
         return tuple(row[place] or b"" for place in self._places)
 

@@ -1,4 +1,4 @@
-"""Reads shards and looks at tables, in a thread with one connection of its own, while the stream goes on.
+"""Reads shards and looks at tables, in a thread with a connection of its own, while the stream goes on.
 
 Comes in: tasks.  Goes out: their results, each with *high*, the source's place after the SELECT.  It waits for a shard's
 window to be visible before the SELECT (exactness.md J2, step 2): by GTIDs; without them by performance_schema.log_status
@@ -21,8 +21,10 @@ import orjson
 from cdc_reader.config import OnUndecodable
 from cdc_reader.errors import SourceAway, SourceRefused, TableUnfollowable
 from cdc_reader.information_schema import read_indexes, read_schema
+from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
+from cdc_reader.splits import middle_key
 from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted
 from cdc_reader.table_map import Collation
 from schemas.addresses import MysqlAddress
@@ -49,13 +51,17 @@ class ScanTask:
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """Read the next rows behind ``after``; ``window`` is the stream's own position when the window was opened."""
+    """Read the first rows of a range; ``window`` is the stream's own position when the window was opened.
+
+    ``split``: other connections have nothing to do, so find out where what is left of the range can be cut in two.
+    """
 
     name: TableName
     schema: TableSchema
     window: Position
-    after: tuple[bytes, ...] | None
+    keys: KeyRange
     rows_max: int
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class ShardResult:
     plan: ShardPlan | None
     rows: list[Row]
     unfollowable: str = ""
+    split_at: Key | None = None
+    """A key about in the middle of what is left of the range."""
 
 
 Task = LookTask | ScanTask | ShardTask
@@ -220,8 +228,7 @@ class ShardReader:
             session.rows(f"SELECT 1 FROM {_table(task.name)} LIMIT 0")
             schema = read_schema(session, task.name)
             plan = self._plan(schema)
-            statement, arguments = plan.select_sql(task.after, task.rows_max)
-            rows = session.rows(statement + (" FOR SHARE" if locking else ""), arguments)
+            rows = session.rows(plan.select_sql(task.keys, task.rows_max) + (" FOR SHARE" if locking else ""))
         except TableUnfollowable as error:
             return ShardResult(task, binlog_status(session).place, server_uuid, None, [], str(error))
         except QueryFailed as error:
@@ -230,7 +237,19 @@ class ShardReader:
             return ShardResult(task, binlog_status(session).place, server_uuid, None, [])
         finally:
             session.rows("COMMIT")
-        return ShardResult(task, binlog_status(session).place, server_uuid, plan, rows)
+        high = binlog_status(session).place
+        return ShardResult(task, high, server_uuid, plan, rows, split_at=self._split_at(session, task, plan, rows))
+
+    def _split_at(self, session: SourceSession, task: ShardTask, plan: ShardPlan, rows: list[Row]) -> Key | None:
+        if not task.split or len(rows) < task.rows_max:
+            return None
+        try:
+            left = KeyRange(plan.last_key(rows[-1]), task.keys.until)
+            return middle_key(session, plan, left, rows_min=2 * task.rows_max)
+        except QueryFailed as error:
+            # The table was changed meanwhile, say; the rows are read as they should be.
+            log.info("%s is read without a split: %s", task.name, error)
+            return None
 
     def _plan(self, schema: TableSchema) -> ShardPlan:
         key = f"{schema.name} {schema.fingerprint}"

@@ -47,7 +47,12 @@ def source_config(settings: Settings) -> SourceConfig:
 
 def reader_config(settings: Settings, *, restarted: bool) -> ReaderConfig:
     """All that the reader has to know.  Raises SettingError."""
-    return ReaderConfig(source_config(settings), kafka_config(settings.require_kafka()), restarted=restarted)
+    return ReaderConfig(
+        source_config(settings),
+        kafka_config(settings.require_kafka()),
+        restarted=restarted,
+        job_connections=settings.jobs.connections,
+    )
 
 
 def sink_config(settings: Settings) -> SinkConfig:

@@ -119,6 +119,7 @@ def receipt(state: JobState) -> str:
     seconds = (state.finished_ms - state.started_ms) / 1000
     return (
         f"{state.name}: {state.rows_read:,} rows read, {state.rows_dropped:,} dropped (newer in the stream),"
-        f" {state.rows_published:,} published, {state.shards:,} shards, from {state.low} to {state.high},"
+        f" {state.rows_published:,} published, {state.shards:,} shards, up to {state.shards_at_a_time} at a time,"
+        f" from {state.low} to {state.high},"
         f" {seconds:,.1f} s (job {state.id})"
     )

@@ -164,6 +164,13 @@ class StreamSettings(_Section):
     """more of them in a row stop the worker"""
 
 
+class JobsSettings(_Section):
+    """``[jobs]``: the reading of whole tables."""
+
+    connections: int = Field(default=4, ge=1, le=64)
+    """so many shards of a table are read at the same time"""
+
+
 class Settings(BaseSettings):
     """All settings; a section is None where nothing of it is configured."""
 
@@ -179,6 +186,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings | None = None
     sink: SinkSettings | None = None
     stream: StreamSettings = StreamSettings()
+    jobs: JobsSettings = JobsSettings()
 
     def require_source(self) -> SourceSettings:
         """The section ``source``.  Raises SettingError where it isn't configured, as its siblings do."""

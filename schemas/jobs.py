@@ -9,7 +9,7 @@ One job reads one table.  A job that was requested twice with one id runs once. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -89,7 +89,7 @@ class JobRequest(_Record):
 
 @dataclass(frozen=True, slots=True)
 class JobState(_Record):
-    """How far a job is; times in ms since 1970; ``last_key`` holds the texts of the last published row's key."""
+    """How far a job is; times in ms since 1970."""
 
     id: str
     origin: str
@@ -105,8 +105,10 @@ class JobState(_Record):
     rows_read: int = 0
     rows_dropped: int = 0
     rows_published: int = 0
-    last_key: list[str] | None = None
-    """The last key whose shard's rows are all published up to it, as hex of the bytes that SELECT gave; None: none yet."""
+    shards_at_a_time: int = 0
+    """The most that were open at the same time."""
+    ranges: Sequence[dict[str, Any]] = ({"after": None, "until": None},)
+    """The ranges of keys that are still to be read, each ``after`` a key and ``until`` one; see cdc_reader/key_ranges.py."""
     low: str = ""
     high: str = ""
     updated_ms: int = 0

@@ -14,6 +14,7 @@ import pymysql
 from MySQLdb.connections import Connection
 
 from cdc_reader.information_schema import COLLATIONS_SQL, read_schema
+from cdc_reader.key_ranges import KeyRange
 from cdc_reader.plans import Message, OnUndecodable, compile_plan
 from cdc_reader.shard_plans import compile_shard_plan
 from cdc_reader.sql import SourceSession
@@ -143,15 +144,14 @@ class DecodeStand:
     def shards(self, table: str, rows_max: int, on_undecodable: OnUndecodable = "stop") -> list[list[Message]]:
         """The table's rows as shards of so many rows."""
         plan = compile_shard_plan(self.schema(table), on_undecodable=on_undecodable)
-        after: tuple[bytes, ...] | None = None
+        keys = KeyRange()
         shards: list[Any] = []
         while True:
-            statement, arguments = plan.select_sql(after, rows_max)
-            rows: Sequence[tuple[bytes | None, ...]] = self.session.rows(statement, arguments)
+            rows: Sequence[tuple[bytes | None, ...]] = self.session.rows(plan.select_sql(keys, rows_max))
             if not rows:
                 return shards
             shards.append(plan.messages(rows, MID, TAIL))
-            after = plan.last_key(rows[-1])
+            keys = KeyRange(plan.last_key(rows[-1]))
 
 
 def after_text(message: Message) -> bytes:

@@ -12,7 +12,7 @@ from rowflow.preflight import check_sink
 from rowflow.settings import Settings
 
 
-@settings_command("reader", "source", "kafka", example="rowflow reader --config rowflow.toml")
+@settings_command("reader", "source", "kafka", "jobs", example="rowflow reader --config rowflow.toml")
 def reader(settings: Settings) -> int:
     """Read the binlog into Kafka, until it is stopped: one process, for containers."""
     hold_lifeline()

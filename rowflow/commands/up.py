@@ -50,7 +50,7 @@ class _Output:
         self._console.print(Text.assemble((f"{name:{_NAME_WIDTH}}| ", colour), line))
 
 
-@settings_command("up", "source", "kafka", "sink", "stream", example="rowflow up --workers 2")
+@settings_command("up", "source", "kafka", "sink", "stream", "jobs", example="rowflow up --workers 2")
 def up(settings: Settings) -> int:
     """Run the reader and the workers on this machine, supervised, until Ctrl-C.
 

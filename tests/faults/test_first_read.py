@@ -39,6 +39,13 @@ def rows_published(shop: Pipeline) -> int:
     return int(states[-1]["rows_read"]) if states and states[-1] else 0
 
 
+def shards_at_a_time(shop: Pipeline) -> int:
+    """The most that were read at the same time, as the job's receipt has it."""
+    events = read_topics(shop.addresses.bootstrap_servers, [f"{shop.prefix}.__jobs"])
+    states = [event.value for event in events if event.key["kind"] == "state" and event.value]
+    return int(states[-1]["shards_at_a_time"])
+
+
 def first_read_under_fire(
     addresses: ServiceAddresses, directory: Path, rows: int, launcher: Sequence[str] = ("rowflow.main",)
 ) -> None:
@@ -66,6 +73,7 @@ def first_read_under_fire(
         oracle.report(oracle.broken_histories(events, complete=False))
         oracle.report(oracle.doubled(events))
         assert sum(event.op == "r" for event in events) > rows // 2
+        assert shards_at_a_time(shop) > 1, "windows overlap"
         assert [program.stop() for program in (reader, worker)] == [0, 0]
 
 

@@ -163,7 +163,7 @@ def test_names_come_in_any_case_where_the_server_folds_them() -> None:
 def test_rule_j2_keys_are_noted_only_where_a_window_is_open(tables: FollowedTables) -> None:
     batch = Batch("p.shop.books", [(0, b'{"id":1}', b"", None), (0, b'{"id":1}', None, None)], BOOKS)
     note_published(tables, [batch])
-    assert books(tables).noted is None
-    books(tables).noted = set()
+    assert books(tables).windows == []
+    books(tables).windows = [set(), set()]
     note_published(tables, [batch, Batch("p.__jobs", [(0, b"no key of a row", b"", None)])])
-    assert books(tables).noted == {b'{"id":1}'}
+    assert books(tables).windows == [{b'{"id":1}'}] * 2

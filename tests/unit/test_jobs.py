@@ -61,14 +61,21 @@ class Stand:
 
     pos: int = 100
     uuid: str = UUID
-    reader: ReaderByHand = field(default_factory=ReaderByHand)
+    connections: int = 1
+    readers: list[ReaderByHand] = field(default_factory=list)
     published: list[Batch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.readers = [ReaderByHand() for _ in range(self.connections)]
         patterns = TablePatterns.from_settings(["shop.*"])
         self.tables = FollowedTables(patterns, "p", PARTITIONS, lambda _: True, lower_case=False)
         self.runner = JobRunner(
-            self.tables, cast(ShardReader, self.reader), "p", lambda names: dict.fromkeys(names, "id"), ROWS_MAX, 10**9
+            self.tables,
+            cast(list[ShardReader], self.readers),
+            "p",
+            lambda names: dict.fromkeys(names, "id"),
+            ROWS_MAX,
+            10**9,
         )
 
     @property
@@ -85,6 +92,11 @@ class Stand:
     def looked(self, schema: TableSchema | None, high: int, unfollowable: str = "") -> None:
         assert isinstance(self.reader.task, LookTask)
         self.reader.result = LookResult(self.reader.task, Place(FILE, high), self.uuid, schema, unfollowable)
+
+    @property
+    def reader(self) -> ReaderByHand:
+        """The first connection."""
+        return self.readers[0]
 
     @property
     def shard(self) -> ShardTask:
@@ -155,7 +167,7 @@ def test_a_first_read_begins_with_schema_barriers_and_state_together() -> None:
     assert [state.status for state in records(batches, JobState)] == [JobStatus.READING]
     stand.step(160)
     assert stand.shard.window.pos == 160, "the window is opened at the stream's own position"
-    assert stand.shard.after is None
+    assert stand.shard.keys.after is None
 
 
 def test_rule_j2_rows_whose_keys_were_published_in_the_window_are_dropped() -> None:
@@ -192,7 +204,7 @@ def test_rule_j3_a_window_with_a_barrier_in_it_is_read_again() -> None:
     stand.read([1, 2, 3], high=200)
     stand.tables.statement(Statement(Kind.TRUNCATE, (BOOKS,)), stand.origin)
     assert reads(stand.step(200)) == []
-    assert stand.shard.after is None
+    assert stand.shard.keys.after is None
     assert stand.shard.window.pos == 200
     stand.read([], high=205)
     assert records(stand.step(205), JobState)[0].rows_published == 0
@@ -296,7 +308,7 @@ def test_rule_j2_a_window_of_a_stream_that_lags_keeps_only_the_keys_of_its_rows(
     for begin in range(0, 100, 10):
         stand.stream(2, *range(begin + 10, begin + 30))
         stand.step()
-        assert table.noted == {b'{"id":2}'}
+        assert table.windows[0] == {b'{"id":2}'}
     stand.stream(3, 40)
     assert reads(stand.step(10**6)) == [1]
 
@@ -308,7 +320,7 @@ def test_rule_j4_how_far_the_rows_go_is_said_with_them_and_a_crash_goes_on_from_
     batches = stand.step(200)
     (state,) = records(batches, JobState)
     assert reads(batches) == [1, 2, 3]
-    assert state.last_key == [b"3".hex()]
+    assert state.ranges == [{"after": [b"3".hex()], "until": None}]
 
     # A first read is asked for by nobody: after the crash there is only its state.
     requests = [JobRequest("shop", "books", state.id, "first read", 1)] if asked else []
@@ -318,7 +330,7 @@ def test_rule_j4_how_far_the_rows_go_is_said_with_them_and_a_crash_goes_on_from_
     restarted.runner.load(requests, [state])
     restarted.runner.add_first_reads([BOOKS], 2)
     restarted.step()
-    assert restarted.shard.after == (b"3",)
+    assert restarted.shard.keys.after == (b"3",)
     assert restarted.shard.window.pos == 400, "the rest is read in a new window"
     restarted.read([4], high=410)
     batches = restarted.step(410)
@@ -352,7 +364,12 @@ def test_rule_r8_rows_of_later_jobs_are_counted_on() -> None:
 def test_shards_fit_the_size_of_the_rows() -> None:
     stand = Stand()
     stand.runner = JobRunner(
-        stand.tables, cast(ShardReader, stand.reader), "p", lambda names: dict.fromkeys(names, "id"), 1_000, 60_000
+        stand.tables,
+        cast(list[ShardReader], stand.readers),
+        "p",
+        lambda names: dict.fromkeys(names, "id"),
+        1_000,
+        60_000,
     )
     stand.begin()
     sizes = []
