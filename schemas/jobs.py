@@ -9,8 +9,8 @@ One job reads one table.  A job that was requested twice with one id runs once. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -58,7 +58,7 @@ class _Record:
     def from_json(cls, text: bytes) -> Self:
         """The inverse of :meth:`to_json`; unknown fields (of a later version) are passed over; raises ValueError."""
         record: Mapping[str, Any] = orjson.loads(text)
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         try:
             return cls(**{name: value for name, value in record.items() if name in known})
         except TypeError as error:
@@ -107,7 +107,7 @@ class JobState(_Record):
     rows_published: int = 0
     shards_at_a_time: int = 0
     """The most that were open at the same time."""
-    ranges: Sequence[dict[str, Any]] = ({"after": None, "until": None},)
+    ranges: list[dict[str, Any]] = field(default_factory=lambda: [{"after": None, "until": None}])
     """The ranges of keys that are still to be read, each ``after`` a key and ``until`` one; see cdc_reader/key_ranges.py."""
     low: str = ""
     high: str = ""
