@@ -45,7 +45,7 @@ def position(shop: Pipeline) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("compressed", ["OFF", "ON"])
+@pytest.mark.parametrize("compressed", ["OFF", pytest.param("ON", marks=pytest.mark.soak)])
 def test_rule_r3_r4_a_reader_killed_between_parts_goes_on_behind_them(
     services: ServiceAddresses, tmp_path: Path, compressed: str
 ) -> None:

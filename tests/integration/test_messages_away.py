@@ -59,7 +59,7 @@ def must_be_whole(shop: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("said", "times", "transactions"),
     [
-        pytest.param("Kafka doesn't answer", 2, 30, id="ten-seconds"),
+        pytest.param("Kafka doesn't answer", 2, 10, id="ten-seconds"),
         # The Kafka transaction's own time is up, which begins the session anew.
         pytest.param(
             "going on from the last committed position", 1, TRANSACTIONS, id="a-minute", marks=pytest.mark.soak

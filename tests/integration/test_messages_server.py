@@ -6,7 +6,7 @@ The tests change the server's settings and log and put them back; the pipeline i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from tests.messages import (
     stops_well,
 )
 from tests.processes import Pipeline, Program, pipeline
-from tests.rewritten_binlog import end_with_rollback
+from tests.rewritten_binlog import damage_last_rows, end_with_rollback, retype_last_rows
 
 _OPTIONS = {"innodb_buffer_pool_size": "64M", "innodb_redo_log_capacity": "64M"}
 
@@ -211,6 +211,32 @@ def test_rule_r4_a_rollback_behind_published_parts_is_a_loud_stop(shop: Pipeline
         assert 20_000 <= execute(sink, "SELECT COUNT(*) FROM t WHERE id >= 1000")[0][0] < 25_000, (
             "no part was published"
         )
+    assert refusal(shop, "reader", 4) == message, "it went on behind it"
+    must_catch_up(shop, message, worker)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage_last_rows, "bad checksum"),
+        (lambda file: retype_last_rows(file, 99), "an event of type 99"),
+        (lambda file: retype_last_rows(file, 26), "has logged an incident"),
+    ],
+    ids=["damaged", "unknown", "incident"],
+)
+def test_fault_s12_s18_an_event_that_cant_be_followed_in_the_log_is_a_loud_stop(
+    shop: Pipeline, server: MysqlServer, harm: Callable[[Path], None], words: str
+) -> None:
+    worker = shop.start("worker")
+    stops_well(goes_on(shop, with_job=True))
+    with shop.source() as source:
+        file = execute(source, "SHOW BINARY LOG STATUS")[0][0]
+        execute(source, "INSERT INTO t VALUES (70, 'comes in an event that is harmed')")
+        execute(source, "FLUSH BINARY LOGS")
+    harm(server.directory / "data" / file)
+    message = refusal(shop, "reader", 4)
+    assert words in message
+    assert file in message
     assert refusal(shop, "reader", 4) == message, "it went on behind it"
     must_catch_up(shop, message, worker)
 
