@@ -118,7 +118,7 @@ class TransactionalProducer:
     def _retried(self, call: Any, timeout_s: float) -> None:
         """Calls one of the transaction calls until it is done; librdkafka says which errors may be tried again."""
         deadline = time.monotonic() + timeout_s
-        told_s = 0.0
+        told_s = -_TELL_EVERY_S
         while True:
             try:
                 call(_CALL_TIMEOUT_S)

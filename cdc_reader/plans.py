@@ -25,7 +25,7 @@ import orjson
 from cdc_reader.charsets import Decoder
 from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.plan_source import PlanWriter
-from cdc_reader.sql import quoted
+from cdc_reader.sql import quoted_table
 from schemas.events import UNDECODABLE_HEADER
 from schemas.tables import Column, TableSchema
 
@@ -91,10 +91,9 @@ class UndecodableTexts:
 def check_key(schema: TableSchema) -> None:
     """Raises TableUnfollowable for a table without a primary key."""
     if not schema.primary_key:
-        table = f"{quoted(schema.name.db)}.{quoted(schema.name.table)}"
         raise TableUnfollowable(
             f"{schema.name} has no primary key, without which its rows can't be told apart: "
-            f"ALTER TABLE {table} ADD PRIMARY KEY (...)"
+            f"ALTER TABLE {quoted_table(schema.name)} ADD PRIMARY KEY (...)"
         )
 
 

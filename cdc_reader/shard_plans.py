@@ -24,14 +24,14 @@ from cdc_reader.errors import TableUnfollowable
 from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.plan_source import is_text
 from cdc_reader.plans import Headers, Message, OnUndecodable, UndecodableTexts, check_key
-from cdc_reader.sql import quoted
+from cdc_reader.sql import quoted, quoted_table
 from schemas.keys import row_key
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
 Row = tuple[bytes | None, ...]
 _Convert = Callable[[bytes], object]
 
-_NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
+INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
 _DATES = frozenset({"date", "datetime", "timestamp"})
 _BINARY = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
 _NUMBER_TEXT = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?")
@@ -45,7 +45,7 @@ def _converter(table: TableName, column: Column) -> _Convert:
     """What makes a column's value of the bytes that the server prints for :func:`_selected`."""
     if column.charset:
         return bytes.decode if column.charset == "binary" else decoder(column.charset)
-    if column.type in _NUMBERS:
+    if column.type in INTEGERS:
         return int
     convert = _CONVERTERS.get(column.type)
     if convert is None:
@@ -169,29 +169,20 @@ class ShardPlan:
                 selected.append(printed)
             self._places.append(selected.index(printed))
         by_index = all(_index_orders(column, part) for column, part in self._key)
-        self._select = (
-            f"SELECT {', '.join(selected)} FROM {quoted(schema.name.db)}.{quoted(schema.name.table)}"
-            f"{' FORCE INDEX (PRIMARY)' if by_index else ''}"
-        )
+        table = quoted_table(schema.name)
+        self._select = f"SELECT {', '.join(selected)} FROM {table}{' FORCE INDEX (PRIMARY)' if by_index else ''}"
         self._order = ", ".join(_ordered(column, part) for column, part in self._key)
         self._order_back = ", ".join(f"{_ordered(column, part)} DESC" for column, part in self._key)
+        self._select_key = f"SELECT {', '.join(_printed(column, part) for column, part in self._key)} FROM {table}"
         self.key_columns = tuple(column for column, _ in self._key)
-        self._by_index = by_index
-        self._select_key = (
-            f"SELECT {', '.join(_printed(column, part) for column, part in self._key)} FROM "
-            f"{quoted(schema.name.db)}.{quoted(schema.name.table)}"
-        )
+        self.splits = by_index
+        """Whether ranges can be split: not where each SELECT is sorted by the server, for no index gives the order."""
 
     def select_sql(self, keys: KeyRange, limit_rows: int) -> str:
         """The SELECT of the first rows of a range of keys; its values are literals."""
         return f"{self._select}{self._where(keys)} ORDER BY {self._order} LIMIT {limit_rows}"
 
     # ---- where a range can be split ----
-
-    @property
-    def splits(self) -> bool:
-        """Whether ranges can be split: not where each SELECT is sorted by the server, for no index gives the order."""
-        return self._by_index
 
     def end_sql(self, keys: KeyRange, *, last: bool, equal: Sequence[bytes] = ()) -> str:
         """The SELECT of the first or the last key of a range, of those whose parts begin with ``equal``."""
@@ -214,21 +205,17 @@ class ShardPlan:
         if keys.after is not None:
             conditions.append(f"({self._compared(keys.after, '>')})")
         if keys.until is not None:
-            conditions.append(f"({self._compared(keys.until, '<')} OR ({self._equal(keys.until)}))")
+            conditions.append(f"({self._compared(keys.until, '<')} OR ({' AND '.join(self._begins(keys.until))}))")
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
     def _compared(self, key: Key, sign: str) -> str:
         """``(a, b) > (x, y)`` is written ``a > x OR (a = x AND b > y)``, for which MySQL reads ranges of the index."""
+        equal = self._begins(key)
         ranges = []
-        equal: list[str] = []
-        for (column, part), printed in zip(self._key, key, strict=True):
-            ordered, literal = _ordered(column, part), literal_of(column, printed)
-            ranges.append(" AND ".join((*equal, f"{ordered} {sign} {literal}")))
-            equal.append(f"{ordered} = {literal}")
+        for place, ((column, part), printed) in enumerate(zip(self._key, key, strict=True)):
+            beyond = f"{_ordered(column, part)} {sign} {literal_of(column, printed)}"
+            ranges.append(" AND ".join((*equal[:place], beyond)))
         return " OR ".join(f"({text})" for text in ranges)
-
-    def _equal(self, key: Key) -> str:
-        return " AND ".join(self._begins(key))
 
     def _begins(self, parts: Sequence[bytes]) -> list[str]:
         return [

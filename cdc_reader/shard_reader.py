@@ -25,7 +25,7 @@ from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
 from cdc_reader.splits import middle_key
-from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted
+from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted_table
 from cdc_reader.table_map import Collation
 from schemas.addresses import MysqlAddress
 from schemas.patterns import TablePatterns
@@ -203,7 +203,7 @@ class ShardReader:
         rows_estimate = 0
         session.rows("START TRANSACTION READ ONLY")
         try:
-            session.rows(f"SELECT 1 FROM {_table(name)} LIMIT 0")
+            session.rows(f"SELECT 1 FROM {quoted_table(name)} LIMIT 0")
             schema = read_schema(session, name)
             self._plan(schema)
             indexes = read_indexes(session, name)
@@ -225,7 +225,7 @@ class ShardReader:
         locking = not self._wait_visible(session, task.window)
         session.rows("START TRANSACTION" if locking else "START TRANSACTION READ ONLY")
         try:
-            session.rows(f"SELECT 1 FROM {_table(task.name)} LIMIT 0")
+            session.rows(f"SELECT 1 FROM {quoted_table(task.name)} LIMIT 0")
             schema = read_schema(session, task.name)
             plan = self._plan(schema)
             rows = session.rows(plan.select_sql(task.keys, task.rows_max) + (" FOR SHARE" if locking else ""))
@@ -297,7 +297,3 @@ def all_tables(session: SourceSession) -> list[TableName]:
         "AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys') ORDER BY 1, 2"
     )
     return [TableName(*row) for row in rows]
-
-
-def _table(name: TableName) -> str:
-    return f"{quoted(name.db)}.{quoted(name.table)}"

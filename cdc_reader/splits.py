@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
 
 from cdc_reader.charsets import decoder
+from cdc_reader.information_schema import Queries
 from cdc_reader.key_ranges import Key, KeyRange
-from cdc_reader.shard_plans import ShardPlan, literal_of
+from cdc_reader.shard_plans import INTEGERS, ShardPlan, literal_of
 from schemas.tables import Column
 
 _ROUNDS = 12
@@ -30,15 +30,7 @@ _EVEN = 3
 _ROWS_COLUMN = 9
 """Of EXPLAIN: the rows that are looked at; behind it stands how many percent of them the range has."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-_INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
 _LAST_CHARACTER = 0x7E
-
-
-class Queries(Protocol):
-    """Who runs statements on the source and gives their rows as raw bytes."""
-
-    def rows(self, statement: str, arguments: tuple[object, ...] = (), /) -> list[tuple[bytes | None, ...]]:
-        """Runs one statement."""
 
 
 def middle_key(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_min: int) -> Key | None:
@@ -106,7 +98,7 @@ def _guesses(column: Column, low: bytes, high: bytes) -> Iterator[str]:
         yield from _text_guesses(column, low, high)
         return
     guess = _BETWEEN.get(column.type, _between_binary)
-    if column.members or column.type in _INTEGERS:
+    if column.members or column.type in INTEGERS:
         guess = _between_integers
     with suppress(ValueError, ArithmeticError):
         for _ in range(_GUESSES):
@@ -161,7 +153,7 @@ _BETWEEN: dict[str, Callable[[bytes, bytes], bytes | None]] = {
 
 def _text_guesses(column: Column, low: bytes, high: bytes) -> Iterator[str]:
     """First as the code points lie, then by letters and digits: a collation orders characters in its own way."""
-    decode = bytes.decode if column.charset == "binary" else decoder(column.charset)
+    decode = decoder(column.charset)
     first, last = decode(low), decode(high)
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:

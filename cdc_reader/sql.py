@@ -18,6 +18,7 @@ from MySQLdb.converters import conversions
 from cdc_reader.errors import SourceAway, SourceRefused
 from cdc_reader.positions import Place
 from schemas.addresses import MysqlAddress
+from schemas.tables import TableName
 
 Row = tuple[bytes | None, ...]
 
@@ -198,6 +199,11 @@ def variables(session: SourceSession, names: Sequence[str]) -> dict[str, str]:
     marks = ", ".join(["%s"] * len(names))
     found = session.texts(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({marks})", names)
     return {row[0].lower(): row[1] for row in found}
+
+
+def quoted_table(name: TableName) -> str:
+    """A table with its database, in backticks."""
+    return f"{quoted(name.db)}.{quoted(name.table)}"
 
 
 def quoted(name: str) -> str:

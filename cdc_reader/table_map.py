@@ -17,7 +17,7 @@ from typing import NamedTuple
 from cdc_reader.charsets import decoder
 from cdc_reader.errors import EventUnreadable, SourceStopped, TableUnfollowable
 from cdc_reader.events import length_encoded
-from cdc_reader.sql import quoted
+from cdc_reader.sql import quoted_table
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
 _TINY, _SHORT, _LONG, _FLOAT, _DOUBLE, _TIMESTAMP, _LONGLONG, _INT24 = 1, 2, 3, 4, 5, 7, 8, 9
@@ -259,7 +259,7 @@ class _Columns:
         if type_code in _BEFORE_5_6:
             raise TableUnfollowable(
                 f"column {name} of {self._name} is a {_BEFORE_5_6[type_code]} in the form that MySQL had before 5.6: "
-                f"ALTER TABLE {quoted(self._name.db)}.{quoted(self._name.table)} FORCE on the source"
+                f"ALTER TABLE {quoted_table(self._name)} FORCE on the source"
             )
         if type_code in _WITH_FRACTION:
             return Column(name, _WITH_FRACTION[type_code], scale=wire.first, nullable=nullable)

@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -150,8 +151,13 @@ class KafkaServer:
 
 def _class_archive(jars: Path) -> Path:
     """Return Kafka's classes as the JVM holds them in memory: a broker that begins with them needs half the CPU time."""
-    java_version = printed_by([java(), "--version"]).partition("\n")[0].replace(" ", "-")
-    return kept(f"kafka-{KAFKA_VERSION}-{java_version}.jsa", lambda place: _make_class_archive(jars, place))
+    return kept(f"kafka-{KAFKA_VERSION}-{_java_version()}.jsa", lambda place: _make_class_archive(jars, place))
+
+
+@cache
+def _java_version() -> str:
+    """A JVM has to start to tell it: once for all brokers of a process."""
+    return printed_by([java(), "--version"]).partition("\n")[0].replace(" ", "-")
 
 
 def _make_class_archive(jars: Path, place: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,22 +29,24 @@ def slow_source(services: ServiceAddresses, tmp_path_factory: pytest.TempPathFac
     mysql.stop()
 
 
+def job_states(shop: Pipeline) -> list[dict[str, Any]]:
+    """How far the jobs were, one after the other, as ``__jobs`` has it."""
+    events = read_topics(shop.addresses.bootstrap_servers, [f"{shop.prefix}.__jobs"])
+    return [event.value for event in events if event.key["kind"] == "state" and event.value]
+
+
 def rows_published(shop: Pipeline) -> int:
     """How many rows the first read has published, as ``__jobs`` says."""
     topic = f"{shop.prefix}.__jobs"
     if topic not in shop.admin.list_topics(timeout=10).topics:
         return 0
-    states = [
-        event.value for event in read_topics(shop.addresses.bootstrap_servers, [topic]) if event.key["kind"] == "state"
-    ]
-    return int(states[-1]["rows_read"]) if states and states[-1] else 0
+    states = job_states(shop)
+    return int(states[-1]["rows_read"]) if states else 0
 
 
 def shards_at_a_time(shop: Pipeline) -> int:
     """The most that were read at the same time, as the job's receipt has it."""
-    events = read_topics(shop.addresses.bootstrap_servers, [f"{shop.prefix}.__jobs"])
-    states = [event.value for event in events if event.key["kind"] == "state" and event.value]
-    return int(states[-1]["shards_at_a_time"])
+    return int(job_states(shop)[-1]["shards_at_a_time"])
 
 
 def first_read_under_fire(
