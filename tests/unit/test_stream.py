@@ -65,6 +65,14 @@ def rows(table: str, *ids: int, columns: int = 1) -> bytes:
     return f"{table:6.6}".encode()[:6] + b"\0\0\2\0" + bytes([columns, (1 << columns) - 1]) + images
 
 
+Events = Sequence[tuple[int, bytes]]
+
+
+def begin(number: int, table: str, types: bytes = bytes([INT]), table_id: str = "") -> Events:
+    """What stands before a transaction's first rows."""
+    return (GTID, gtid(number)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map(table, types, table_id))
+
+
 class Stand:
     """A stream that is fed events; what it gives is published at once."""
 
@@ -121,15 +129,13 @@ class Stand:
             payload = b"\0" + struct.pack("<IBIIIH", 1_700_000_000, event_type, 1, size, self._pos, flags) + body
             chunk += len(payload).to_bytes(3, "little") + bytes([self._sequence & 255]) + payload
             self._sequence += 1
-        for begin in range(0, len(chunk), self._chunk_bytes):
-            for _ in self.stream.feed(chunk[begin : begin + self._chunk_bytes], now_ms=5):
+        for start in range(0, len(chunk), self._chunk_bytes):
+            for _ in self.stream.feed(chunk[start : start + self._chunk_bytes], now_ms=5):
                 self.published += self.stream.take()
 
     def transaction(self, number: int, table: str, *ids: int, end: tuple[int, bytes] = (XID, bytes(8))) -> None:
         self.feed(
-            (GTID, gtid(number)),
-            (QUERY, query(b"BEGIN")),
-            (TABLE_MAP, table_map(table)),
+            *begin(number, table),
             (ROWS, rows(table, *ids)),
             end,
         )
@@ -156,7 +162,7 @@ class Stand:
 def test_only_whole_transactions_are_given() -> None:
     stand = Stand()
     stand.transaction(1, "a", 1, 2)
-    stand.feed((GTID, gtid(2)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a")), (ROWS, rows("a", 3)))
+    stand.feed(*begin(2, "a"), (ROWS, rows("a", 3)))
     assert stand.ids == [1, 2]
     assert stand.stream.take() == []
     assert stand.stream.position().gtids == f"{SOURCE}:1"
@@ -180,11 +186,9 @@ def test_it_does_not_matter_where_the_chunks_are_cut(size: int) -> None:
 def test_rule_r9_a_table_has_one_plan_under_any_id_and_an_id_is_forgotten_with_its_transaction() -> None:
     stand = Stand()
     for number, table_id in enumerate(("x", "y", "z"), 1):
-        begin = ((GTID, gtid(number)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a", table_id=table_id)))
-        stand.feed(*begin, (ROWS, rows(table_id, number)), (XID, bytes(8)))
+        stand.feed(*begin(number, "a", table_id=table_id), (ROWS, rows(table_id, number)), (XID, bytes(8)))
     # The id of one table is given to another one.
-    begin = ((GTID, gtid(4)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("b", table_id="x")))
-    stand.feed(*begin, (ROWS, rows("x", 4)), (XID, bytes(8)))
+    stand.feed(*begin(4, "b", table_id="x"), (ROWS, rows("x", 4)), (XID, bytes(8)))
     assert stand.ids == [1, 2, 3, 4]
     assert [str(batch.table) for batch in stand.published] == ["shop.a", "shop.a", "shop.a", "shop.b"]
     assert stand.compiled == [TableName("shop", "a"), TableName("shop", "b")]
@@ -203,14 +207,11 @@ def test_rule_r9_another_version_of_a_table_is_another_plan() -> None:
 
 def test_what_is_rolled_back_behind_a_savepoint_is_not_given_and_what_was_before_is() -> None:
     stand = Stand()
-    begin = ((GTID, gtid(1)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a")))
     stand.feed(
-        (GTID, gtid(9)),
-        (QUERY, query(b"BEGIN")),
-        (TABLE_MAP, table_map("a")),
+        *begin(9, "a"),
         (ROWS, rows("a", 0)),
         (XID, bytes(8)),
-        *begin,
+        *begin(1, "a"),
     )
     stand.feed(
         (ROWS, rows("a", 1)),
@@ -226,7 +227,7 @@ def test_what_is_rolled_back_behind_a_savepoint_is_not_given_and_what_was_before
 
 def test_rule_r4_a_rollback_of_what_is_published_in_part_is_a_loud_stop() -> None:
     stand = Stand(part_rows=2)
-    stand.feed((GTID, gtid(1)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a")), (ROWS, rows("a", 1, 2)))
+    stand.feed(*begin(1, "a"), (ROWS, rows("a", 1, 2)))
     assert [(part.pos, part.rows_to_skip) for part in stand.parts] == [(100, 2)]
     message = stand.stop((QUERY, query(b"ROLLBACK")))
     assert "its first rows are published already" in message
@@ -271,7 +272,7 @@ def test_fault_s12_an_unknown_event_stops_unless_the_server_says_that_it_can_be_
     ],
     ids=["incident", "nested", "no_map", "compression", "not_zstd", "cut_payload", "cut_gtid", "cut_map"],
 )
-def test_every_stop_says_where_and_how_to_go_on(events: Sequence[tuple[int, bytes]], words: str) -> None:
+def test_every_stop_says_where_and_how_to_go_on(events: Events, words: str) -> None:
     message = Stand().stop(*events)
     assert words in message
     assert f"{FILE}:" in message
@@ -279,8 +280,7 @@ def test_every_stop_says_where_and_how_to_go_on(events: Sequence[tuple[int, byte
 
 
 def test_rows_that_do_not_fit_their_table_stop_with_that_tables_command() -> None:
-    begin = [(GTID, gtid(1)), (QUERY, query(b"BEGIN")), (TABLE_MAP, table_map("a"))]
-    message = Stand().stop(*begin, (ROWS, rows("a", 1)[:-1]))
+    message = Stand().stop(*begin(1, "a"), (ROWS, rows("a", 1)[:-1]))
     assert message.endswith("rowflow snapshot shop.a --start-over")
 
 
@@ -289,9 +289,7 @@ def test_a_table_with_an_unknown_column_type_stands_still_alone() -> None:
     stand.transaction(1, "a", 1)
     two = bytes([INT, UNKNOWN])
     stand.feed(
-        (GTID, gtid(2)),
-        (QUERY, query(b"BEGIN")),
-        (TABLE_MAP, table_map("a", two)),
+        *begin(2, "a", two),
         (ROWS, rows("a", 2, columns=2)),
         (TABLE_MAP, table_map("b")),
         (ROWS, rows("b", 3)),
@@ -332,11 +330,11 @@ def test_a_set_that_lacks_what_lies_before_is_not_begun_with() -> None:
 def test_fault_xa_a_prepared_transaction_of_a_captured_table_stops(table: str) -> None:
     """Of one that waits for its first read, too: the SELECT doesn't see its rows, and the commit doesn't bring them."""
     prepare = b"\0" + struct.pack("<III", 1, 1, 0) + b"x"
-    begin = [(GTID, gtid(1)), (QUERY, query(b"XA START X'78',X'',1"))]
-    message = Stand().stop(*begin, (TABLE_MAP, table_map(table)), (ROWS, rows(table, 1)), (XA_PREPARE, prepare))
+    start = [(GTID, gtid(1)), (QUERY, query(b"XA START X'78',X'',1"))]
+    message = Stand().stop(*start, (TABLE_MAP, table_map(table)), (ROWS, rows(table, 1)), (XA_PREPARE, prepare))
     assert "XA" in message
     other = Stand()
-    other.feed(*begin, (TABLE_MAP, table_map("left_out")), (ROWS, rows("left_out", 1)), (XA_PREPARE, prepare))
+    other.feed(*start, (TABLE_MAP, table_map("left_out")), (ROWS, rows("left_out", 1)), (XA_PREPARE, prepare))
     other.feed((GTID, gtid(2)), (QUERY, query(b"XA COMMIT X'78',X'',1")))
     assert other.stream.place.pos == other._pos
 
