@@ -44,6 +44,8 @@ _RECORD_BYTES_MAX = 16 * 1024 * 1024
 _READ_BACK_RECORDS = 64
 _CONSUME_S = 0.05
 """librdkafka waits for so long even where the records that are there have come."""
+_END_WAIT_MS, _FOLLOW_WAIT_MS = 50, 1_000
+"""How long a broker holds a fetch without data: little where the end is waited for, which is told only then."""
 _POLL_EVERY = 5_000
 _PRODUCED_TOGETHER = 1_000
 
@@ -228,20 +230,28 @@ class Log:
     """Reads one of Rowflow's own topics (one partition) with read_committed, from the beginning and then on."""
 
     def __init__(self, config: KafkaConfig, topic: str) -> None:
+        self._config = config
         self._topic = topic
-        self._consumer = Consumer(
+        self._consumer = self._assigned(OFFSET_BEGINNING, _END_WAIT_MS)
+        self._end = 0
+        """Where the last reading to the end came to."""
+        self._follows = False
+
+    def _assigned(self, offset: int, wait_ms: int) -> Consumer:
+        consumer = Consumer(
             {
-                **_client_options(config),
-                "group.id": f"rowflow-{config.prefix}-reader",
+                **_client_options(self._config),
+                "group.id": f"rowflow-{self._config.prefix}-reader",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
-                **config.consumer,
+                "fetch.wait.max.ms": wait_ms,
+                **self._config.consumer,
             }
         )
-        self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        consumer.assign([TopicPartition(self._topic, 0, offset)])
+        return consumer
 
     def to_end(self, timeout_s: float = 30.0) -> list[Record]:
         """All committed records up to the partition's end as it is when it is reached; raises BrokerAway."""
@@ -253,13 +263,20 @@ class Log:
                 if error is None:
                     records.append(_record(message))
                 elif error.code() == KafkaError._PARTITION_EOF:
+                    self._end = message.offset() or 0
                     return records
                 elif not error.retriable():
                     raise BrokerAway(f"Kafka: {error.str()}")
         raise BrokerAway(f"{self._topic} could not be read to its end in {timeout_s:g} s")
 
     def new(self) -> list[Record]:
-        """The records that have come since; never waits."""
+        """The records that have come since :meth:`to_end`; never waits.
+
+        From the first call on the broker holds a fetch until there is something: it is asked once a second, not twenty times.
+        """
+        if not self._follows:
+            self._consumer.close()
+            self._consumer, self._follows = self._assigned(self._end, _FOLLOW_WAIT_MS), True
         return [_record(message) for message in self._consumer.consume(1_000, 0) if message.error() is None]
 
     def back_from_end(self) -> Iterator[Record]:

@@ -206,8 +206,13 @@ class TopicFollower:
             self._next_offset = max(ends.begin, ends.end - _TAIL_RECORDS) if self._tail else ends.begin
             self._consumer.assign([TopicPartition(self._topic, 0, self._next_offset)])
         else:
+            self._consumer.resume([TopicPartition(self._topic, 0)])
             self._consumer.seek(TopicPartition(self._topic, 0, self._next_offset))
-        return self._read_to_end()
+        try:
+            return self._read_to_end()
+        finally:
+            # Nobody waits for what comes now: else the broker would be asked fifty times a second.
+            self._consumer.pause([TopicPartition(self._topic, 0)])
 
     def _read_to_end(self) -> list[tuple[bytes, bytes | None]]:
         """What lies between the next offset and the end; a seek makes the broker's end known again."""

@@ -31,8 +31,6 @@ from stream_app.config import WorkerConfig
 from stream_app.errors import KafkaUnreachable
 
 ANSWER_TIMEOUT_S = 10.0
-REFRESH_S = 0.2
-"""More than a broker holds a fetch of a compacted topic."""
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()
 _LATEST: OffsetSpec = OffsetSpec.latest()
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError.RESOURCE_NOT_FOUND}
@@ -126,6 +124,7 @@ class CompactedTopic:
 
     def __init__(self, config: WorkerConfig, topic: str) -> None:
         self._topic = topic
+        self._place = TopicPartition(topic, 0)
         self._lock = threading.Lock()
         self._records: dict[bytes, bytes] = {}
         self._assigned = False
@@ -145,29 +144,35 @@ class CompactedTopic:
         )
 
     def refresh(self) -> Mapping[bytes, bytes]:
-        """Read on to the end of what is committed; returns values by key.  A topic that isn't there yet is empty.
-
-        The end is known for sure the first time; later it is where a moment brings nothing more.
-        """
+        """Read on to the end of what is committed; returns values by key.  A topic that isn't there yet is empty."""
         with self._lock:
             if not self._assigned and not self._begin():
                 return {}
-            while True:
-                message = self._consumer.poll(REFRESH_S if self._reached_end else ANSWER_TIMEOUT_S)
-                if message is None:
-                    if self._reached_end:
-                        return dict(self._records)
-                    raise KafkaUnreachable(f"Kafka: no answer for {self._topic} within {ANSWER_TIMEOUT_S:.0f} s")
-                error = message.error()
-                if error is None:
-                    self._take(message.key(), message.value())
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
-                    self._reached_end = True
-                    self._end = message.offset() or 0
-                    return dict(self._records)
-                else:
-                    self._assigned = False
-                    raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
+            if self._reached_end:
+                # A seek makes the broker say anew where the end is.
+                self._consumer.resume([self._place])
+                self._consumer.seek(TopicPartition(self._topic, 0, self._end))
+            self._read_to_end()
+            # Until the next call nobody waits for what comes: else the broker would be asked twenty times a second.
+            self._consumer.pause([self._place])
+            return dict(self._records)
+
+    def _read_to_end(self) -> None:
+        while True:
+            message = self._consumer.poll(ANSWER_TIMEOUT_S)
+            if message is None:
+                self._assigned = False
+                raise KafkaUnreachable(f"Kafka: no answer for {self._topic} within {ANSWER_TIMEOUT_S:.0f} s")
+            error = message.error()
+            if error is None:
+                self._take(message.key(), message.value())
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
+                self._reached_end = True
+                self._end = message.offset() or 0
+                return
+            else:
+                self._assigned = False
+                raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
 
     def is_whole(self) -> bool:
         """Whether the last refresh came to the end that the broker names now; raises KafkaUnreachable."""
@@ -189,6 +194,7 @@ class CompactedTopic:
         self._records.clear()
         if self._assigned:
             self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+            self._consumer.resume([self._place])
         return self._assigned
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
