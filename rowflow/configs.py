@@ -7,14 +7,16 @@ Comes in: the settings.  Goes out: the frozen configuration of each room, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cdc_reader.config import KafkaConfig, ReaderConfig, SourceConfig
 from check.config import CheckConfig
 from rowflow.settings import KafkaSettings, Settings
+from schemas.patterns import TablePatterns
 from sink.computed import ComputedFunctions, load
 from sink.config import SinkConfig
 from stream_app.config import WorkerConfig
+from stream_app.functions import FunctionsWatch
 
 REACH_TIME_S = 30.0
 """So long a server may be away at the start; a process that was started again waits without end."""
@@ -69,7 +71,14 @@ def sink_functions(settings: Settings) -> ComputedFunctions:
     """The computed columns' functions; runs their file.  Raises SettingError."""
     if settings.stream.functions is None:
         return ComputedFunctions()
-    return load(settings.stream.functions, None if settings.source is None else settings.source.patterns)
+    return load(settings.stream.functions, _patterns(settings))
+
+
+def functions_watch(settings: Settings, loaded: ComputedFunctions) -> Callable[[], None]:
+    """Raises RestartNeeded when ``functions.py`` has other functions than those that were loaded."""
+    if settings.stream.functions is None:
+        return lambda: None
+    return FunctionsWatch(settings.stream.functions, _patterns(settings), loaded.fingerprint).look
 
 
 def worker_config(settings: Settings, *, restarted: bool) -> WorkerConfig:
@@ -80,8 +89,7 @@ def worker_config(settings: Settings, *, restarted: bool) -> WorkerConfig:
         bootstrap_servers=kafka.bootstrap_servers,
         sink=sink_config(settings),
         kafka_options=librdkafka_options(kafka.consumer),
-        functions=settings.stream.functions,
-        patterns=None if settings.source is None else settings.source.patterns,
+        patterns=_patterns(settings),
         start_timeout_s=math.inf if restarted else REACH_TIME_S,
     )
 
@@ -90,3 +98,8 @@ def check_config(settings: Settings) -> CheckConfig:
     """All that a comparison has to know.  Raises SettingError."""
     source = settings.require_source()
     return CheckConfig(source.address, source.patterns, sink_config(settings), settings.stream.functions)
+
+
+def _patterns(settings: Settings) -> TablePatterns | None:
+    """Which tables are captured, where the settings say."""
+    return None if settings.source is None else settings.source.patterns

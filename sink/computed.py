@@ -194,13 +194,7 @@ def load(path: Path, patterns: TablePatterns | None = None) -> ComputedFunctions
 
     ``patterns``: functions may only be for tables that they capture; None: for any.
     """
-    try:
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source, str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FunctionsError(f"{path}: can't be read: {error}") from error
-    except (SyntaxError, ValueError) as error:
-        raise FunctionsError(f"{path}:{getattr(error, 'lineno', 0) or 1}: {error}") from error
+    tree = _parsed(path)
     _refuse_repeated(path, tree)
     marked = _marked_functions(_run(path), path)
     by_table: dict[TableName, list[ComputedFunction]] = {}
@@ -212,6 +206,20 @@ def load(path: Path, patterns: TablePatterns | None = None) -> ComputedFunctions
             table = _table(name, patterns, place)
             by_table.setdefault(table, []).append(ComputedFunction(column, function, kind))
     return ComputedFunctions(_fingerprint(tree), by_table)
+
+
+def fingerprint_of(path: Path) -> str:
+    """The fingerprint of a file's code, which isn't run.  Raises FunctionsError where it can't be parsed."""
+    return _fingerprint(_parsed(path))
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FunctionsError(f"{path}: can't be read: {error}") from error
+    except (SyntaxError, ValueError) as error:
+        raise FunctionsError(f"{path}:{getattr(error, 'lineno', 0) or 1}: {error}") from error
 
 
 def _run(path: Path) -> ModuleType:
@@ -226,7 +234,7 @@ def _run(path: Path) -> ModuleType:
         sys.path.append(directory)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FunctionsError(f"{path}:{_line_in(path, error)}: {_described(error)}") from error
     return module
 

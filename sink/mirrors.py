@@ -219,12 +219,15 @@ class MirrorTarget:
         schemas: SchemaSource,
         dialect: SinkDialect,
         functions: ComputedFunctions,
+        look_at_functions: Callable[[], None],
     ) -> None:
+        """``look_at_functions`` raises where there are others by now: what this worker gives would be out of date."""
         self._config = config
         self._pool = pool
         self._schemas = schemas
         self._dialect = dialect
         self._functions = functions
+        self._look_at_functions = look_at_functions
         self._runs = dead_letters.RunCounter()
         self._writers: dict[tuple[str, str, str], MirrorWriter] = {}
         self._writers_lock = threading.Lock()
@@ -237,6 +240,7 @@ class MirrorTarget:
             return StoppedSlice(slice_.end, stop)
 
     def _prepare(self, slice_: Slice) -> PreparedSlice:
+        self._look_at_functions()
         with self._pool.lend() as session:
             state = read_state(session, slice_.topic)
             cut = _cut(slice_, state)
@@ -311,6 +315,8 @@ class MirrorTarget:
         table, mirror = state.table, state.mirror
         computed = self._functions.columns(table)
         if barrier.kind is BarrierKind.BEGIN:
+            # Another worker may have brought the partition here, with the functions that there are now.
+            self._look_at_functions()
             schema = self._schemas.get(table.db, table.table, barrier.fingerprint)
             mirror_tables.make_anew(session, schema, mirror, self._dialect, computed, _indexes(topic, field))
 

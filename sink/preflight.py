@@ -7,7 +7,7 @@ understands, or a refusal (exit 3) with the statement or setting that mends it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from schemas.patterns import TablePatterns
@@ -46,7 +46,12 @@ class ServerIdentity(NamedTuple):
 
 
 def make_target(
-    *, config: SinkConfig, pool: SessionPool, schemas: SchemaSource, functions: ComputedFunctions
+    *,
+    config: SinkConfig,
+    pool: SessionPool,
+    schemas: SchemaSource,
+    functions: ComputedFunctions,
+    look_at_functions: Callable[[], None],
 ) -> MirrorTarget:
     """Look at the sink, make its mirrors' computed columns fit the functions, and give what slices are written to.
 
@@ -68,7 +73,14 @@ def make_target(
                         )
                     fit_computed(session, schema, state.mirror, dialect, functions.columns(state.table))
                 refuse_changed(session, schema, state.mirror, dialect, functions)
-    return MirrorTarget(config=config, pool=pool, schemas=schemas, dialect=dialect, functions=functions)
+    return MirrorTarget(
+        config=config,
+        pool=pool,
+        schemas=schemas,
+        dialect=dialect,
+        functions=functions,
+        look_at_functions=look_at_functions,
+    )
 
 
 def read_dialect(session: Session) -> SinkDialect:

@@ -10,5 +10,6 @@ partition stands, whatever Faust, a rebalance or a worker that was stopped and c
     agents.py        one slice, one transaction, tried again until it is in or given up
     kafka.py         the only module that knows confluent-kafka: topic facts, compacted topics, the outbox
     schema_topic.py  table schemas by fingerprint
+    functions.py     a functions.py that changes while its worker runs
     app.py           a worker process from its start to its exit code
 """

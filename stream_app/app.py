@@ -70,9 +70,10 @@ class _Ended(SystemExit):
     """A signal came before Faust's worker handles them; asyncio and Faust let a SystemExit through."""
 
 
-def run_worker(config: WorkerConfig, make_target: TargetFactory) -> int:
+def run_worker(config: WorkerConfig, make_target: TargetFactory, watch: Callable[[], None]) -> int:
     """Run a worker in this thread until SIGTERM, SIGINT or a failure; returns its exit code.
 
+    ``watch`` is called every few seconds, in a thread; what it raises ends the worker.
     To be the process's main business: threads that hang are cut off, with the process, at the deadline.
     """
     for name, level in QUIET_LOGGERS.items():
@@ -87,7 +88,7 @@ def run_worker(config: WorkerConfig, make_target: TargetFactory) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        _Worker(config, make_target, stopping, data_directory).run()
+        _Worker(config, make_target, watch, stopping, data_directory).run()
     except _Ended:
         return stopping.finish()
     except SystemExit as ended:
@@ -100,10 +101,16 @@ class _Worker:
     """What one worker process holds."""
 
     def __init__(
-        self, config: WorkerConfig, make_target: TargetFactory, stopping: Stopping, data_directory: str
+        self,
+        config: WorkerConfig,
+        make_target: TargetFactory,
+        watch: Callable[[], None],
+        stopping: Stopping,
+        data_directory: str,
     ) -> None:
         self._config = config
         self._make_target = make_target
+        self._watch = watch
         self._stopping = stopping
         self._data_directory = data_directory
         self._pool = SessionPool(config.sink.address)
@@ -160,6 +167,7 @@ class _Worker:
             (COMMIT_EVERY_S, lambda: self._commit(cast(SliceConsumer, app.consumer))),
             (SEND_EVERY_S, lambda: self._in_thread(self._send_requests)),
             (WATCH_EVERY_S, lambda: self._in_thread(lambda: self._captured.watch(facts))),
+            (WATCH_EVERY_S, lambda: self._in_thread(self._watch)),
         ):
             app.task(partial(self._every, pause_s, step))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from schemas.patterns import TablePatterns
 from sink.config import SinkConfig
@@ -22,8 +21,6 @@ class WorkerConfig:
     sink: SinkConfig
     kafka_options: Mapping[str, str] = field(default_factory=dict)
     """``[kafka.consumer]``, in librdkafka's names; of these the security settings reach the slice transport too."""
-    functions: Path | None = None
-    """The file with the computed columns' functions."""
     patterns: TablePatterns | None = None
     """Which tables are captured, where this worker was told; None: all that the reader captures."""
     slice_rows_max: int = 2_000

@@ -148,9 +148,15 @@ class SinkStand:
             progress.ensure(session, self.config, facts, now_ms=0)
         self.target = self.start(functions or ComputedFunctions())
 
-    def start(self, functions: ComputedFunctions) -> MirrorTarget:
+    def start(self, functions: ComputedFunctions, look_at_functions: Callable[[], None] = lambda: None) -> MirrorTarget:
         """What a worker does when it starts."""
-        return preflight.make_target(config=self.config, pool=self.pool, schemas=self.schemas, functions=functions)
+        return preflight.make_target(
+            config=self.config,
+            pool=self.pool,
+            schemas=self.schemas,
+            functions=functions,
+            look_at_functions=look_at_functions,
+        )
 
     def close(self) -> None:
         """Close what is idle."""

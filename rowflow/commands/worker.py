@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rowflow.configs import sink_functions, worker_config
+from rowflow.configs import functions_watch, sink_functions, worker_config
 from rowflow.kafka import check_options
 from rowflow.lifeline import has_lifeline, hold_lifeline, was_restarted
 from rowflow.memory import search_garbage_seldom
@@ -23,11 +23,12 @@ def worker(settings: Settings) -> int:
     hold_lifeline()
     check_options(settings.require_kafka())
     functions = sink_functions(settings)
+    watch = functions_watch(settings, functions)
     if not has_lifeline():
         check_sink(settings, with_mirrors=False)
 
     def mirrors(config: WorkerConfig, pool: SessionPool, schemas: SchemaTopic) -> MirrorTarget:
-        return make_target(config=config.sink, pool=pool, schemas=schemas, functions=functions)
+        return make_target(config=config.sink, pool=pool, schemas=schemas, functions=functions, look_at_functions=watch)
 
     search_garbage_seldom()
-    return run_worker(worker_config(settings, restarted=was_restarted()), mirrors)
+    return run_worker(worker_config(settings, restarted=was_restarted()), mirrors, watch)

@@ -180,7 +180,8 @@ def main(prefix: str, bootstrap_servers: str, sink_url: str, slice_rows: str, lo
     if EARLY_SIGTERM in os.environ:
         sigterm_before_its_handler()
     sink = SinkConfig(sink_address(sink_url), prefix)
-    return run_worker(WorkerConfig(prefix, bootstrap_servers, sink, slice_rows_max=int(slice_rows)), make_target)
+    config = WorkerConfig(prefix, bootstrap_servers, sink, slice_rows_max=int(slice_rows))
+    return run_worker(config, make_target, lambda: None)
 
 
 if __name__ == "__main__":

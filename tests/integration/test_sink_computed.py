@@ -9,6 +9,7 @@ from MySQLdb.connections import Connection
 
 from schemas.events import BarrierKind
 from sink.computed import ComputedFunctions, load
+from stream_app.errors import RestartNeeded
 from tests.helpers import ServiceAddresses, execute
 from tests.sink_stand import SinkStand, book
 
@@ -145,6 +146,33 @@ def test_new_function_adds_its_column_and_a_whole_reading_renews(
     stand.handle()
     assert rows("SELECT functions_fingerprint FROM {}._rowflow_tables") == [(second.fingerprint,)]
     assert rows("SELECT id, length FROM {}.books ORDER BY id") == [(1, 6), (2, 3)]
+
+
+def test_nothing_is_computed_and_no_mirror_made_by_functions_that_the_file_no_longer_has(
+    make_stand: MakeStand, functions: Functions, rows: Rows
+) -> None:
+    first = functions(VALUE)
+    stand = make_stand(first)
+    stand.begin()
+    changed = RestartNeeded("changed")
+
+    def look() -> None:
+        raise changed
+
+    stand.logs[0].barrier(BarrierKind.BEGIN, "b2")
+    up_to_date, stand.target = stand.target, stand.start(first, look)
+    with pytest.raises(RestartNeeded):
+        stand.handle()
+    assert stand.next_offset() == 1
+    stand.target = up_to_date
+    stand.handle()
+    # The one who comes to the barrier's work may be another.
+    stand.target = stand.start(first, look)
+    with pytest.raises(RestartNeeded):
+        stand.finish("b2")
+    assert rows("SELECT done FROM {}._rowflow_barriers WHERE barrier_id = 'b2'") == [(0,)]
+    stand.target = up_to_date
+    assert stand.finish("b2")
 
 
 def test_function_with_another_annotation_gives_its_column_another_type(

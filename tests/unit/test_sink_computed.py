@@ -146,6 +146,7 @@ def test_one_function_for_several_tables(tmp_path: Path) -> None:
         ('@computed("shop.books")\nasync def f(row: dict) -> int: ...\n', r"functions\.py:5: f: .*async"),
         ('@computed("shop.books")\nclass F: ...\n', "is no plain function"),
         ("\n\nimport nothing_of_that_name\n", r"functions\.py:6: ModuleNotFoundError"),
+        ("raise SystemExit(0)\n", r"functions\.py:4: SystemExit"),
         ("def f(:\n", r"functions\.py:4: "),
         (
             '@computed("shop.books")\ndef f(row: dict) -> int: ...\n@computed("shop.orders")\ndef f(row: dict) -> int: ...\n',
