@@ -67,7 +67,7 @@ def test_event_that_cant_be_followed_is_a_loud_stop(shop: Pipeline, statements: 
 
 def test_fault_d13_text_invalid_in_its_character_set_stops_until_the_setting_is_made(shop: Pipeline) -> None:
     reader = goes_on(shop, with_job=True)
-    write(shop, f"INSERT INTO t (id, note) VALUES (100, CONCAT(X'D2', '{CANARY}'))")
+    write(shop, f"INSERT INTO t VALUES (100, CONCAT(X'D2', '{CANARY}'), JSON_OBJECT('a', 1))")
     message = message_of(shop, reader, 4)
     assert f"column note of {shop.database}.t" in message
     assert CANARY not in message
@@ -75,10 +75,20 @@ def test_fault_d13_text_invalid_in_its_character_set_stops_until_the_setting_is_
     found = re.search(r'on_undecodable = "([a-z-]+)"', message)
     assert found is not None
     shop.write_config({"source": {"on_undecodable": found[1]}})
-    goes_on(shop, with_job=False)
+    worker = shop.start("worker")
+    reader = goes_on(shop, with_job=False)
     # The other way: a table that is read whole meets the same row in its shard.
     assert shop.run("snapshot", f"{shop.database}.t", "--id", "again").returncode == 0
-    shop.until(lambda: "job again is done" in shop.programs[-1].text(), 30, "the job")
+    shop.until(lambda: "job again is done" in reader.text(), 30, "the job")
+    shop.wait()
+    with shop.sink() as sink:
+        assert execute(sink, "SELECT note, facts->'$.a' FROM t WHERE id = 100") == [(None, "1")]
+        letters = execute(sink, "SELECT status, `key`, reason, headers FROM _rowflow_dead_letters ORDER BY `offset`")
+    for letter, status in zip(letters, ["outdated", "open"], strict=True):
+        assert letter[:2] == (status, b'{"id":100}')
+        assert letter[2].endswith("stored as NULL: note")
+        assert CANARY.encode().hex().encode() in letter[3]
+    stops_well(reader, worker)
     events = read_topics(shop.addresses.bootstrap_servers, [shop.topic("t")])
     found_rows = [event for event in events if event.value and event.key == {"id": 100}]
     assert [event.op for event in found_rows] == ["c", "r"]
