@@ -14,7 +14,7 @@ from MySQLdb.connections import Connection
 from servers.kafka import KafkaServer
 from servers.ports import free_port
 from tests.helpers import ServiceAddresses, execute, unique_name
-from tests.messages import message_of, stops_well
+from tests.messages import goes_on, message_of, stops_well
 from tests.processes import Pipeline, Setting, pipeline
 
 SOURCE_PASSWORD = "canary-source-91d4"  # noqa: S105 - it is there to be looked for
@@ -29,7 +29,7 @@ from rowflow import computed
 def length(row: dict) -> int:
     if row["id"] == 3:
         raise RuntimeError("can't do " + row["note"])
-    return 2**40 if row["id"] == 4 else len(row["note"])
+    return len(row["note"])
 """
 
 
@@ -102,7 +102,7 @@ def shop(
         functions.write_text(FUNCTIONS.format(database=made.database))
         at = urlsplit(services.source_url).netloc.rpartition("@")[2]
         made.settings = {
-            "source": {"url": f"mysql://{source_user}:{SOURCE_PASSWORD}@{at}"},
+            "source": {"url": f"mysql://{source_user}:{SOURCE_PASSWORD}@{at}", "on_undecodable": "dead-letter"},
             "kafka": kafka_settings(kafka, KAFKA_PASSWORD),
             "sink": {"url": f"mysql://{sink_user}:{SINK_PASSWORD}@{at}/{made.sink_schema}"},
             "stream": {"functions": str(functions)},
@@ -112,7 +112,7 @@ def shop(
             made,
             "CREATE TABLE t (id INT PRIMARY KEY, note VARCHAR(200), facts JSON)",
             f"INSERT INTO t VALUES (1, '{VALUE}', JSON_OBJECT('a', '{VALUE}')), (3, '{VALUE}', NULL)",
-            "CREATE TABLE k (code VARCHAR(60) PRIMARY KEY, note VARCHAR(60))",
+            "CREATE TABLE k (code VARCHAR(60) PRIMARY KEY, note VARCHAR(60) CHARACTER SET greek)",
             f"INSERT INTO k VALUES ('{KEY}-1', '{VALUE}'), ('{KEY}-2', '{VALUE}'), ('{KEY}-3', '{VALUE}')",
         )
         yield made
@@ -132,6 +132,13 @@ def holds_nothing(*outputs: str, but: str = "") -> None:
         for canary in {SOURCE_PASSWORD, SINK_PASSWORD, KAFKA_PASSWORD, VALUE, KEY} - {but}:
             assert canary not in output
             assert canary.encode().hex() not in output
+
+
+def has_mirrors(shop: Pipeline) -> bool:
+    """Whether the worker has made both mirrors."""
+    with shop.sink() as sink:
+        made = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN ('t', 'k')"
+        return execute(sink, made) == [(2,)]
 
 
 def ran(shop: Pipeline, code: int, *line: str) -> CompletedProcess[str]:
@@ -165,17 +172,24 @@ def test_canaries_are_in_no_output_of_what_fails(shop: Pipeline) -> None:
     reader = shop.start("reader", "-v")
     shop.until(lambda: reader.text().count(" is done: ") == 2, 30, "the first reads")
     worker, read = shop.start("worker", "-v"), shop.start("read", "-v", "--to", "stdout")
+    shop.until(lambda: has_mirrors(shop), 30, "the mirrors")
+    with shop.sink() as sink:
+        execute(sink, f"ALTER TABLE t MODIFY note VARCHAR({len(VALUE) + 2})")
     write(
         shop,
-        f"INSERT INTO t VALUES (4, '{VALUE}', NULL), (5, '{VALUE}', NULL)",
+        f"INSERT INTO t VALUES (4, '{VALUE} {VALUE}', NULL), (5, '{VALUE}', NULL)",
         f"UPDATE t SET note = '{VALUE}-2' WHERE id = 1",
         "DELETE FROM t WHERE id = 5",
-        f"INSERT INTO k VALUES ('{KEY}-5', '{VALUE}')",
+        f"INSERT INTO k VALUES ('{KEY}-5', CONCAT(X'D2', '{VALUE}'))",
     )
     shop.wait()
     with shop.sink() as sink:
-        letters = execute(sink, "SELECT reason FROM _rowflow_dead_letters")
-        assert any(VALUE in reason for (reason,) in letters), "the computed function's message is kept in the sink"
+        letters = dict(execute(sink, "SELECT CONVERT(`key` USING utf8mb4), reason FROM _rowflow_dead_letters"))
+        raised, refused, undecodable = (letters.pop(key) for key in ('{"id":3}', '{"id":4}', f'{{"code":"{KEY}-5"}}'))
+        assert VALUE in raised, "the computed function's message is kept in the sink"
+        assert "the sink refuses the row" in refused
+        assert undecodable.endswith("stored as NULL: note")
+        assert not letters
         assert execute(sink, "SELECT note FROM t WHERE id = 1") == [(f"{VALUE}-2",)]
         # A change of the mirrors by hand fails statements that hold values and keys.
         execute(sink, "ALTER TABLE t DROP COLUMN note")
@@ -197,10 +211,17 @@ def test_canaries_are_in_no_output_of_what_fails(shop: Pipeline) -> None:
     holds_nothing(*outputs, reader.text(), worker.text(), log)
 
 
-def test_canaries_are_in_no_output_where_kafka_refuses_the_login(refused: Pipeline) -> None:
+def test_canaries_are_in_no_output_where_kafka_refuses_the_login(refused: Pipeline, kafka: KafkaServer) -> None:
     outputs = [ran(refused, 1, *line) for line in (["status"], ["wait", "--timeout", "1"])]
     programs = list(refused.programs)
     messages = [message_of(refused, program, 3) for program in programs]
     assert "refuses the login" in messages[0]
     assert "[kafka.consumer]" in messages[0]
     holds_nothing(*(each.stdout + each.stderr for each in outputs), *(program.text() for program in programs))
+    write(refused, "CREATE TABLE t (id INT PRIMARY KEY)")
+    refused.write_config({"kafka": kafka_settings(kafka, KAFKA_PASSWORD)})
+    reader, worker = goes_on(refused, with_job=True), refused.start("worker")
+    refused.wait()
+    with refused.sink() as sink:
+        assert execute(sink, "SELECT id FROM t") == [(1,)]
+    stops_well(reader, worker)
