@@ -25,7 +25,9 @@ SHOW_OPEN = (
 )
 """The statement that shows what is open."""
 
-_CREATE = """CREATE TABLE IF NOT EXISTS _rowflow_dead_letters (
+TABLE = "_rowflow_dead_letters"
+
+_CREATE = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
     topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     partition_id INT NOT NULL,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from schemas.patterns import TablePatterns
 from schemas.tables import TableName, TableSchema
-from sink import dead_letters
+from sink import dead_letters, progress
 from sink.column_types import SinkDialect
 from sink.computed import ComputedFunctions
 from sink.config import SinkConfig
@@ -27,7 +27,6 @@ from sink.tables import MirrorStatus, SchemaSource, TableState, all_states
 _VERSION_MIN = {False: (8, 0, 17), True: (10, 3, 0)}
 """By whether it is MariaDB.  MySQL has utf8mb4_0900_bin since 8.0.17 (release notes)."""
 _LOCK_WAIT_S = 20
-_BOOKKEEPING = ("_rowflow_progress", "_rowflow_tables", "_rowflow_barriers", "_rowflow_dead_letters", "_rowflow_sink")
 
 
 class ServerIdentity(NamedTuple):
@@ -144,7 +143,7 @@ def refuse_loop(
     if not source.is_same(sink):
         return
     database = config.address.database
-    written = [*_BOOKKEEPING, *(config.mirror_name(table) for table in captured)]
+    written = [*progress.BOOKKEEPING, dead_letters.TABLE, *(config.mirror_name(table) for table in captured)]
     for name in written:
         table = TableName(database, name)
         if patterns.matches(table):

@@ -27,19 +27,19 @@ LOCK_WAIT_S = 20
 
 # InnoDB whatever the server's default is: in an engine without transactions an offset would stay when its rows don't.
 # The ids of jobs and barriers hold names of tables, in any characters.
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS _rowflow_sink (
+_TABLES = {
+    "_rowflow_sink": """
         one TINYINT NOT NULL PRIMARY KEY,
-        id CHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL) ENGINE=InnoDB""",
-    """CREATE TABLE IF NOT EXISTS _rowflow_progress (
+        id CHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL""",
+    "_rowflow_progress": """
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         partition_id INT NOT NULL,
         next_offset BIGINT NOT NULL,
         topic_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         records BIGINT NOT NULL DEFAULT 0 COMMENT 'handled so far, tombstones included',
         changed_at DATETIME(3) NOT NULL COMMENT 'UTC',
-        PRIMARY KEY (topic, partition_id)) ENGINE=InnoDB""",
-    """CREATE TABLE IF NOT EXISTS _rowflow_tables (
+        PRIMARY KEY (topic, partition_id)""",
+    "_rowflow_tables": """
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
         db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
@@ -47,21 +47,24 @@ _TABLES = (
         status VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'new, awaiting or made',
         awaited_job VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '',
         fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
-        functions_fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '') ENGINE=InnoDB""",
-    """CREATE TABLE IF NOT EXISTS _rowflow_requests (
+        functions_fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''""",
+    "_rowflow_requests": """
         id VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         record LONGBLOB NOT NULL COMMENT 'a job request, on its way to Kafka',
-        sent TINYINT NOT NULL DEFAULT 0) ENGINE=InnoDB""",
-    """CREATE TABLE IF NOT EXISTS _rowflow_barriers (
+        sent TINYINT NOT NULL DEFAULT 0""",
+    "_rowflow_barriers": """
         topic VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         barrier_id VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         partition_id INT NOT NULL,
         barrier BLOB NOT NULL COMMENT 'the field barrier of the event, JSON',
         entered_at DATETIME(3) NOT NULL COMMENT 'UTC',
         done TINYINT NOT NULL DEFAULT 0,
-        PRIMARY KEY (topic, barrier_id, partition_id)) ENGINE=InnoDB""",
-)
+        PRIMARY KEY (topic, barrier_id, partition_id)""",
+}
+"""By their names, what is in their brackets."""
+BOOKKEEPING = tuple(_TABLES)
+"""The tables that are made here."""
 
 
 class LogRange(NamedTuple):
@@ -99,8 +102,8 @@ class TopicFacts:
 
 def prepare_tables(session: Session) -> str:
     """Make the bookkeeping tables where they are missing; returns the sink's id, made once."""
-    for statement in _TABLES:
-        session.execute(statement)
+    for name, columns in _TABLES.items():
+        session.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) ENGINE=InnoDB")
     session.execute(
         "INSERT INTO _rowflow_sink (one, id) VALUES (1, %s) ON DUPLICATE KEY UPDATE one = 1", (secrets.token_hex(4),)
     )
