@@ -15,7 +15,7 @@ from sink.errors import SinkRefused
 from sink.preflight import try_grants
 from sink.sql import SessionPool
 from tests.helpers import ServiceAddresses, connected, drop_database, execute, topics_of, unique_name
-from tests.messages import goes_on, message_of, printed_statement, refusal, run_statement, stops_well
+from tests.messages import goes_on, message_of, printed_statement, refusal, run_command, run_statement, stops_well
 from tests.processes import Pipeline, pipeline
 
 CANARY = "canary-e07a"
@@ -182,7 +182,9 @@ def test_a_table_that_was_left_out_for_a_time_is_read_anew(shop: Pipeline) -> No
     stops_well(reader, worker)
 
 
-def test_a_table_of_the_sinks_own_is_not_dropped_for_a_mirror(shop: Pipeline) -> None:
+def test_what_somebody_made_or_moved_in_the_sink_is_told_of_and_mended(shop: Pipeline) -> None:
+    """A table that has a mirror's name, and progress that the log doesn't hold (W2)."""
+    shop.write_config({"stream": {"workers": 1}})
     with shop.sink() as sink:
         execute(sink, "CREATE TABLE t (mine INT)")
     up = shop.start("up")
@@ -194,6 +196,16 @@ def test_a_table_of_the_sinks_own_is_not_dropped_for_a_mirror(shop: Pipeline) ->
     arrives(shop)
     with shop.sink() as sink:
         assert execute(sink, "SELECT COUNT(*) FROM t_old") == [(0,)]
+        execute(sink, "UPDATE _rowflow_progress SET next_offset = next_offset + 1000")
+    with shop.source() as source:
+        execute(source, "INSERT INTO t VALUES (2)")
+    message = message_of(shop, up, 4)
+    assert "but the log holds 0 to" in message
+    run_command(shop, message)
+    up = shop.start("up")
+    shop.wait()
+    with shop.sink() as sink:
+        assert execute(sink, "SELECT id FROM t ORDER BY id") == [(1,), (2,)]
     stops_well(up)
 
 

@@ -1,5 +1,6 @@
 """Records that can't be processed: they are filed with the slice that passes them, and the rest goes on."""
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,11 +8,13 @@ from MySQLdb.connections import Connection
 
 from schemas.errors import StoppedError
 from schemas.events import UNDECODABLE_HEADER, BarrierKind
+from servers.mysql import MysqlServer
 from sink.dead_letters import SHOW_OPEN, open_letters
 from sink.slices import Slice
 from sink.sql import SessionPool
 from stream_app.agents import Attempt, Outcome
-from tests.helpers import ServiceAddresses, execute
+from tests.helpers import ServiceAddresses, connected, execute
+from tests.messages import run_statement
 from tests.sink_stand import SinkStand, book
 
 Rows = Callable[[str], list[tuple[object, ...]]]
@@ -159,9 +162,20 @@ def test_a_whole_reading_outdates_them(stand: SinkStand, rows: Rows) -> None:
     assert rows("SELECT status FROM {}._rowflow_dead_letters") == [("outdated",)]
 
 
-def test_row_that_no_statement_can_hold_is_a_loud_stop(stand: SinkStand, rows: Rows) -> None:
-    limit = rows("SELECT @@GLOBAL.max_allowed_packet")[0][0]
-    assert isinstance(limit, int)
-    stand.logs[0].create(book(1, tags='"' + "x" * limit + '"'))
-    with pytest.raises(StoppedError, match=r"offset 1: .*SET GLOBAL max_allowed_packet = \d+;"):
-        stand.handle()
+def test_row_that_no_statement_can_hold_is_a_loud_stop_until_the_setting_is_made(
+    own_mysql: Callable[..., MysqlServer],
+) -> None:
+    server = own_mysql(max_allowed_packet="1M")
+    with connected(server.root_url) as root:
+        execute(root, "CREATE DATABASE results")
+        stand = SinkStand(server.root_url, "results")
+        stand.begin()
+        stand.logs[0].create(book(1, tags=json.dumps("x" * (1 << 20))))
+        with pytest.raises(StoppedError, match="offset 1: ") as stop:
+            stand.handle()
+        run_statement(root, str(stop.value), "SET GLOBAL max_allowed_packet")
+        # A session has the limit that it began with: a worker is started anew.
+        stand.pool.close()
+        assert stand.handle() is Outcome.STORED
+        assert execute(root, "SELECT LENGTH(tags->>'$') FROM results.books") == [(1 << 20,)]
+        stand.close()

@@ -8,18 +8,22 @@ import pytest
 from MySQLdb.connections import Connection
 
 from schemas.errors import RefusedError
+from schemas.events import BarrierKind
+from schemas.jobs import JobRequest
 from schemas.patterns import TablePatterns
+from sink import progress
 from sink.computed import ComputedFunctions
 from sink.config import SinkConfig
 from sink.errors import LockConflict, SinkRefused
 from sink.locks import topic_lock
-from sink.preflight import ServerIdentity, identity_of, refuse_loop, refuse_renamed, try_grants, version_numbers
+from sink.preflight import ServerIdentity, identity_of, refuse_loop, try_grants, version_numbers
+from sink.progress import LogRange, TopicFacts
 from sink.sql import SessionPool
-from sink.tables import all_states
 from tests.helpers import ServiceAddresses, connected, execute, unique_name
 from tests.sink_stand import BOOKS, SinkStand, book
 
 Rows = Callable[[str], list[tuple[object, ...]]]
+START_OVER = "rowflow snapshot shop.books --start-over"
 
 
 @pytest.fixture
@@ -84,7 +88,9 @@ def test_fault_k6_column_that_needs_a_value_stops_a_running_worker(stand: SinkSt
 
 def test_mirror_that_is_gone_is_refused(stand: SinkStand, rows: Rows) -> None:
     rows("DROP TABLE {}.books")
-    assert "rowflow snapshot shop.books --start-over" in refusal(stand)
+    assert START_OVER in refusal(stand)
+    start_over(stand)
+    assert rows("SELECT id FROM {}.books") == [(1,)]
 
 
 def test_lock_that_is_not_given_leaves_the_mirror_as_it_is(stand: SinkStand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +102,27 @@ def test_lock_that_is_not_given_leaves_the_mirror_as_it_is(stand: SinkStand, mon
     stand.start(ComputedFunctions())
 
 
-def test_mirror_of_another_name_is_refused(stand: SinkStand) -> None:
+def test_mirror_of_another_name_is_refused(stand: SinkStand, rows: Rows) -> None:
+    stand.config = replace(stand.config, table_name="{db}_{table}")
+    message = refusal(stand)
+    assert "it would be shop_books" in message
+    assert START_OVER in message
+    start_over(stand)
+    assert rows("SELECT id FROM {}.shop_books") == [(1,)]
+
+
+def start_over(stand: SinkStand) -> None:
+    """What the command does in the sink; a worker's start; what the job then brings, a row."""
+    log = stand.logs[0]
+    facts = TopicFacts(stand.topic, "id-1", BOOKS.name, {0: LogRange(0, log.end)})
+    request = JobRequest(*BOOKS.name, "j1", "command line", 0, fresh=True, start_over=True)
     with stand.pool.lend() as session:
-        (state,) = all_states(session)
-    refuse_renamed(stand.config, state)
-    with pytest.raises(SinkRefused, match="it would be shop_books"):
-        refuse_renamed(replace(stand.config, table_name="{db}_{table}"), state)
+        progress.start_over(session, stand.config, facts, request)
+    stand.target = stand.start(ComputedFunctions())
+    log.barrier(BarrierKind.BEGIN, "b2", job="j1").create(book(1))
+    stand.handle()
+    assert stand.finish("b2")
+    stand.handle()
 
 
 def test_missing_grant_is_refused_with_its_statement(
