@@ -85,10 +85,14 @@ def wait_for_logs(pipeline: Pipeline, tables: Iterable[TableName], deadline: Dea
 
     def sink_is_missing() -> str | None:
         if not ends:
+            with pipeline.sink.lend() as session:
+                before = overview.progress(session)
             found = pipeline.kafka.log_ends(topics)
             absent = sorted(topics.difference(topic for topic, _ in found))
             if absent:
                 return f"there is no topic {absent[0]}"
+            if beyond := beyond_log(found, before):
+                return beyond
             ends.update(found)
         with pipeline.sink.lend() as session:
             return unstored_log(ends, overview.progress(session))
@@ -162,6 +166,23 @@ def unread_place(position: Position | None, end: BinlogEnd) -> str | None:
         )
     if position.place.order < end.place.order:
         return f"the reader stands at {position.place} and hasn't come to {end.place}; is it running?"
+    return None
+
+
+def beyond_log(
+    ends: Mapping[tuple[str, int], LogEnds], progress: Mapping[tuple[str, int], PartitionProgress]
+) -> str | None:
+    """A partition whose log ends before the sink's offset, in words; None: there is none.
+
+    ``progress`` is to be older than ``ends``, for both only grow.  Such an offset says nothing of what the sink holds.
+    """
+    for (topic, partition), row in sorted(progress.items()):
+        log = ends.get((topic, partition))
+        if log is not None and row.topic_id == log.topic_id and row.next_offset > log.end:
+            return (
+                f"the sink's next offset of {topic} [{partition}] is {row.next_offset}, but the log ends at {log.end};"
+                " rowflow status names the way on"
+            )
     return None
 
 

@@ -24,7 +24,14 @@ from rowflow.status import (
     reader_status,
 )
 from rowflow.status_view import summary
-from rowflow.waiting import refuse_standing_still, unfinished_job, unread_place, unread_table, unstored_log
+from rowflow.waiting import (
+    beyond_log,
+    refuse_standing_still,
+    unfinished_job,
+    unread_place,
+    unread_table,
+    unstored_log,
+)
 from schemas.events import Barrier, BarrierKind
 from schemas.jobs import JobRequest, JobState, JobStatus, TableState, TableStatus
 from schemas.tables import TableName
@@ -139,6 +146,16 @@ def test_rule_c1_each_partitions_progress_has_to_pass_the_logs_end() -> None:
     behind = unstored_log(ends, {(TOPIC, 0): PartitionProgress(9, 8, WHEN), (TOPIC, 1): there})
     assert "9" in str(behind)
     assert "10" in str(behind)
+
+
+def test_rule_c1_progress_beyond_the_log_says_nothing_of_what_is_stored() -> None:
+    ends = {(TOPIC, 0): LogEnds(0, 10, "id")}
+    assert beyond_log(ends, {(TOPIC, 0): PartitionProgress(10, 8, WHEN, "id"), (TOPIC, 1): row_at(11)}) is None
+    assert f"{TOPIC} [0] is 11, but the log ends at 10" in str(beyond_log(ends, {(TOPIC, 0): row_at(11)}))
+
+
+def row_at(next_offset: int) -> PartitionProgress:
+    return PartitionProgress(next_offset, 8, WHEN, "id")
 
 
 def test_the_readers_lag_is_0_at_the_binlogs_end() -> None:
