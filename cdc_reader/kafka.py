@@ -359,7 +359,8 @@ class Topics:
         if not names:
             return found
         try:
-            for name, future in self._admin.describe_topics(TopicCollection(list(names)), request_timeout=10.0).items():
+            described = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_CALL_TIMEOUT_S)
+            for name, future in described.items():
                 try:
                     topic = future.result()
                     found[name] = (str(topic.topic_id), len(topic.partitions))

@@ -54,6 +54,8 @@ BROKEN_PAUSE_S = 1.0
 COMMIT_MARK = "rowflow"
 """The metadata of the offsets that Rowflow commits: others were written by a tool."""
 DAY_S = 86_400.0
+LEAVE_TIME_S = 3.0
+"""So long a worker that ends takes leave of its group."""
 SESSION_TIMEOUT_S = 10.0
 """So long a worker that was killed keeps its partitions."""
 
@@ -106,6 +108,15 @@ class SliceThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Let the consumer go, whatever Kafka says to it; else the worker would wait for this thread up to its deadline.
+
+        aiokafka awaits the requests that it cancels: one that rests after a failure, as while Kafka is away, throws it out.
+        And a broker that says nothing is waited for half a minute, for an answer that nobody needs.
+        """
+        with suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(super().on_thread_stop(), LEAVE_TIME_S)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe once: Faust does it again 45 s after each rebalance, which would be the next rebalance."""

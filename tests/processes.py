@@ -38,7 +38,7 @@ from tests.helpers import (
 from tests.topics import committed_offsets, last_value, read_topics
 
 ROOT = Path(__file__).resolve().parents[1]
-END_S = 15.0
+END_S = 10.0
 SETTINGS_VARIABLES = "ROWFLOW_"
 
 T = TypeVar("T")
@@ -375,6 +375,11 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"/proc says nothing of process {pid}")
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children (proc(5))."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def _server_id() -> int:

@@ -249,7 +249,7 @@ def running(line: str, directory: Path, log: Path, **variables: str) -> Iterator
     try:
         yield process
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, log.read_text(encoding="utf-8")
+        assert process.wait(10) == 0, log.read_text(encoding="utf-8")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from examples.bookshop.stage import DemoError
 
-_END_S = 15.0
+_END_S = 10.0
 _NOTICE_S = 10.0
 _LOOK_EVERY_S = 0.02
 _SETTINGS_VARIABLES = "ROWFLOW_"

@@ -87,23 +87,6 @@ def test_kafka_goes_away_and_comes_back(
         must_be_whole(shop)
 
 
-def test_a_reader_ends_when_it_is_told_to_though_kafka_is_away(
-    services: ServiceAddresses, tmp_path: Path, own_kafka: Callable[..., KafkaServer]
-) -> None:
-    kafka = own_kafka()
-    with pipeline(replace(services, bootstrap_servers=kafka.bootstrap_servers), tmp_path / "shop") as shop:
-        make_table(shop)
-        reader = shop.start("reader")
-        shop.until(lambda: f" is done: {shop.database}.t," in reader.text(), 30, "the first read")
-        kafka.kill()
-        with shop.source() as source:
-            execute(source, "INSERT INTO t VALUES (0, 'while Kafka is away')")
-        shop.until(lambda: "Kafka doesn't answer" in reader.text(), 60, "the reader to wait for it")
-        reader.process.terminate()
-        assert reader.ended(20) == 0
-        kafka.start()
-
-
 def test_rule_w4_the_sink_goes_away_and_a_worker_with_it(services: ServiceAddresses, tmp_path: Path) -> None:
     parts = urlsplit(services.sink_url)
     assert parts.port is not None

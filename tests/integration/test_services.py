@@ -160,7 +160,7 @@ def test_the_two_lines_to_type_next_do_what_they_say(up: ServicesSet) -> None:
             )
         finally:
             running.send_signal(signal.SIGINT)
-            _, messages = running.communicate(timeout=30)
+            _, messages = running.communicate(timeout=10)
     assert done.returncode == 0, done.stderr + messages.decode()
     with connected(up.environment["SOURCE_ROOT_URL"]) as root:
         books = execute(root, "SELECT id, title, stock FROM shop.books ORDER BY id")

@@ -92,7 +92,7 @@ class Installation:
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(15)
+                    process.wait(10)
                 except subprocess.TimeoutExpired:
                     process.kill()
 
