@@ -22,6 +22,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
+from bench.ours import MYSQL_OPTIONS
 from rowflow.main import COMMANDS, cli
 from rowflow.setting_errors import section_of
 from rowflow.settings import Settings, load_settings
@@ -214,6 +215,11 @@ def test_the_changelog_names_the_version() -> None:
     assert f"## [{version}]" in text_of(ROOT / "CHANGELOG.md")
 
 
+def test_the_figures_say_how_durable_their_servers_were() -> None:
+    for name in ("sync_binlog", "innodb_flush_log_at_trx_commit"):
+        assert f"`{name} = {MYSQL_OPTIONS[name]}`" in section(README, "Figures")
+
+
 # ---- what the README tells to type ----
 
 
@@ -285,6 +291,17 @@ def test_the_ten_minutes_can_be_typed(tmp_path: Path) -> None:
         assert documented == tables
     finally:
         paste(f"{sys.executable} -m servers --dir {tmp_path} down", ROOT)
+
+
+@pytest.mark.soak
+def test_the_line_that_repeats_the_figures_runs(tmp_path: Path) -> None:
+    """With few rows: all of it is there, in a minute and half a minute of CPU.  Files go into .local of where one stands."""
+    (line,) = re.findall(r"`(\S+/python -m bench\S*[^`]*)`", section(README, "Figures"))
+    line = re.sub(r"--rows \d+$", "--rows 1000", line).replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    assert line.endswith("--rows 1000")
+    printed = paste(line, tmp_path, COLUMNS="120")
+    measured = re.findall(r"(binlog to topic|topic to sink), (bulk|oltp) +│ +1,000 │ +[\d.]+ │ +[1-9][\d,]* │", printed)
+    assert len(set(measured)) == 4, printed
 
 
 def stocks(printed: str) -> list[int]:
