@@ -38,6 +38,7 @@ from rich.table import Table
 from examples.bookshop.books import INSERT
 from servers.services import Services
 
+COMMAND = ".venv/bin/python -m bench.ours"
 DIRECTORY = Path(".local/bench")
 MYSQL_OPTIONS = {"sync_binlog": "0", "innodb_flush_log_at_trx_commit": "2", "innodb_buffer_pool_size": "1G"}
 TOPIC = "bookshop.shop.books"
@@ -297,7 +298,7 @@ def _cpu_s(pid: int) -> float:
 def main() -> None:
     """Run both workloads and print the figures."""
     parser = argparse.ArgumentParser(
-        prog=".venv/bin/python -m bench.ours", description=__doc__, epilog="example: .venv/bin/python -m bench.ours --rows 200000",
+        prog=COMMAND, description=__doc__, epilog=f"example: {COMMAND} --rows 200000",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--rows", type=int, default=200_000, help="rows of each workload (default: 200,000)")

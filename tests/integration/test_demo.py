@@ -1,6 +1,7 @@
 """The demo, with fewer books and less time: it holds, its lines can be pasted, and it notices when something doesn't hold.
 
 Every slice is handed over twice in here.  What keeps that harmless is the compare of the progress; the demo without it fails.
+The one that holds is told on a terminal, the one that fails into a file.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from examples.bookshop.demo import Demo
 from examples.bookshop.exactly_once import Move, findings
-from examples.bookshop.stage import PARTITIONS, TOPIC
+from examples.bookshop.stage import PARTITIONS, TOPIC, DemoError, Stage
 from examples.bookshop.topic import Topic
 from servers.services import SERVER_VARIABLES, Services
 from tests.faults.slices_twice import TWICE, UNCHECKED, launch_through
-from tests.helpers import wait_until
+from tests.helpers import connected, execute, wait_until
+from tests.terminal import CTRL_C, Terminal, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--books", "1000", "--seconds", "3")
@@ -45,8 +48,12 @@ class Telling:
     process: subprocess.Popen[bytes]
 
     @property
+    def file(self) -> Path:
+        return self.directory / "printed"
+
+    @property
     def printed(self) -> str:
-        return (self.directory / "printed").read_text(encoding="utf-8", errors="replace")
+        return plain(self.file.read_text(encoding="utf-8", errors="replace"))
 
     def lines_after(self, title: str) -> list[str]:
         """The lines of a part of the story: up to the next part."""
@@ -54,16 +61,32 @@ class Telling:
         return [line.strip() for line in part.partition("\n\n")[0].splitlines()]
 
 
-def tell(directory: Path, fault: str, options: Sequence[str], **variables: str) -> Telling:
-    """Start the demo as `make demo` does, with workers that do as ``fault`` says."""
+@dataclass
+class KeptTelling(Telling):
+    """One that goes on running, on a terminal."""
+
+    terminal: Terminal
+
+
+def demo_command(directory: Path, options: Sequence[str]) -> list[str]:
+    """The demo as `make demo` starts it."""
     demo = [sys.executable, "-m", "examples.bookshop.demo", "--dir", str(directory), *options]
-    command = [sys.executable, "-m", "servers", "--dir", str(directory), "run", "--", *demo]
+    return [sys.executable, "-m", "servers", "--dir", str(directory), "run", "--", *demo]
+
+
+def environment(directory: Path, fault: str, **variables: str) -> dict[str, str]:
+    """Without servers, and with workers that do as ``fault`` says."""
     others = {name: value for name, value in os.environ.items() if name not in _SERVICES}
+    return {**others, **variables, **launch_through(directory, fault)}
+
+
+def tell(directory: Path, fault: str, options: Sequence[str]) -> Telling:
+    """Start the demo, printing into a file."""
     with (directory / "printed").open("wb") as printed:
         process = subprocess.Popen(
-            command,
+            demo_command(directory, options),
             cwd=ROOT,
-            env={**others, **variables, **launch_through(directory, fault)},
+            env=environment(directory, fault),
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=subprocess.STDOUT,
@@ -89,12 +112,23 @@ def unchecked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telling]:
 
 
 @pytest.fixture(scope="module")
-def kept(unchecked: Telling, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telling]:
+def kept(unchecked: Telling, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptTelling]:
     """A demo with KEEP=1 that has come to its end and goes on running."""
     assert unchecked.directory.exists()
-    telling = tell(tmp_path_factory.mktemp("kept"), TWICE, SHORT, KEEP="1")
+    directory = tmp_path_factory.mktemp("kept")
+    terminal = Terminal(
+        demo_command(directory, SHORT),
+        directory / "printed",
+        directory=ROOT,
+        environment=environment(directory, TWICE, KEEP="1"),
+    )
+    telling = KeptTelling(directory, terminal.process, terminal)
+
+    def told() -> bool:
+        return telling.process.poll() is not None or _TRIED.encode() in telling.file.read_bytes()
+
     try:
-        wait_until(lambda: _TRIED in telling.printed or telling.process.poll() is not None, STORY_S, "the demo's end")
+        wait_until(told, STORY_S, "the demo's end")
         assert telling.process.poll() is None, telling.printed
         yield telling
     finally:
@@ -114,11 +148,21 @@ def must_tell_that_all_holds(telling: Telling) -> None:
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_the_story_holds_though_every_slice_comes_twice(kept: Telling) -> None:
+def test_the_story_holds_though_every_slice_comes_twice(kept: KeptTelling) -> None:
     must_tell_that_all_holds(kept)
 
 
-def test_a_topic_is_read_without_a_wait_at_its_end(kept: Telling) -> None:
+def test_a_terminal_shows_bars_and_a_live_table(kept: KeptTelling) -> None:
+    for what in ("writing shop.books", "rows in results.books"):
+        assert re.search(rf"{what} ━+ 1000/1000 0:00:\d\d", kept.printed), what
+    assert "┃ partition ┃ rows/s ┃ lag ms ┃ next offset ┃ end of the log ┃" in kept.printed
+    shown = re.findall(r"│ (\d|all) +│ +([\d,]+) │ +([\d,]+) │ +([\d,]*) │ +([\d,]*) │", kept.printed)
+    assert {line[0] for line in shown} == {*map(str, range(PARTITIONS)), "all"}
+    assert any(line[0] == "all" and line[1] != "0" for line in shown), "no row a second was ever shown"
+    assert "rows/s, lag" not in kept.printed, "the lines that stand for the table elsewhere"
+
+
+def test_a_topic_is_read_without_a_wait_at_its_end(kept: KeptTelling) -> None:
     """As it was once: 30 s for a last batch that is never full."""
     began_s = time.monotonic()
     with closing(Topic(Services(kept.directory).kafka.bootstrap_servers, TOPIC, PARTITIONS)) as topic:
@@ -126,7 +170,7 @@ def test_a_topic_is_read_without_a_wait_at_its_end(kept: Telling) -> None:
     assert time.monotonic() - began_s < 15
 
 
-def test_lines_to_look_inside_are_run_as_printed(kept: Telling) -> None:
+def test_lines_to_look_inside_are_run_as_printed(kept: KeptTelling) -> None:
     lines = kept.lines_after(_INSIDE)
     tools = [Path(line.split()[0]).name for line in lines]
     assert tools == ["kcat", "kafka-console-consumer", "kafka-topics", "kafka-consumer-groups"]
@@ -138,13 +182,28 @@ def test_lines_to_look_inside_are_run_as_printed(kept: Telling) -> None:
     assert group_lags == ["0"] * 4
 
 
-def test_lines_to_try_are_run_as_printed(kept: Telling) -> None:
-    lines = kept.lines_after(_TRIED)
-    assert len(lines) == 4
-    stock_before = int(paste(lines[0]).stdout.split()[-3])
-    assert int(paste(lines[0]).stdout.split()[-3]) == stock_before + 10
-    for line in lines[1:]:
-        paste(line)
+def test_lines_to_try_are_run_as_printed(kept: KeptTelling, tmp_path: Path) -> None:
+    change, status, snapshot, check = kept.lines_after(_TRIED)
+    stock_before = int(paste(change).stdout.split()[-3])
+    assert int(paste(change).stdout.split()[-3]) == stock_before + 10
+    assert "shop.books" in paste(status).stdout
+    receipt = on_terminal(snapshot, tmp_path / "snapshot")
+    assert re.search(r"^shop\.books ━+ +[\d,]+/[\d,]+ [\d,]+ rows/s", receipt, re.MULTILINE), receipt
+    assert re.search(r"^shop\.books: [\d,]+ rows read, 0 dropped", receipt, re.MULTILINE), receipt
+    compared = on_terminal(check, tmp_path / "check")
+    assert re.search(r"^shop\.books ━+ ", compared, re.MULTILINE), compared
+    assert re.search(r"^0 differences in [1-9]", compared, re.MULTILINE), compared
+
+
+def test_a_difference_fails_the_demo(kept: KeptTelling) -> None:
+    """A mirror's row that somebody else has changed, though the progress is right."""
+    addresses = Services(kept.directory).environment()
+    with connected(addresses["SINK_ROOT_URL"], "results") as sink:
+        execute(sink, "UPDATE books SET stock = stock + 1 ORDER BY id DESC LIMIT 1")
+    stage = Stage.from_environment(addresses, kept.directory)
+    demo = Demo(stage, books=1, open_s=1, kills=False, keep=False)
+    with pytest.raises(DemoError, match=r"^rowflow check ended with 1:"):
+        demo._hold_against_the_source()
 
 
 def paste(line: str) -> subprocess.CompletedProcess[str]:
@@ -156,14 +215,23 @@ def paste(line: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def on_terminal(line: str, written: Path) -> str:
+    """Run a line, as it was printed, on a terminal; gives what it showed."""
+    terminal = Terminal(["/bin/sh", "-c", line], written, directory=ROOT, environment=_plain())
+    code = terminal.wait(LINE_S)
+    shown = plain(written.read_text(encoding="utf-8"))
+    assert code == 0, f"{line}\n{shown}"
+    return shown
+
+
 def _plain() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("ROWFLOW_", "PYTHONPATH"))}
 
 
-def test_ctrl_c_ends_all(kept: Telling) -> None:
+def test_ctrl_c_ends_all(kept: KeptTelling) -> None:
     """The last one that needs it: afterwards nothing runs."""
-    os.killpg(kept.process.pid, signal.SIGINT)
-    assert kept.process.wait(60) == 0, kept.printed
+    kept.terminal.press(CTRL_C)
+    assert kept.terminal.wait(60) == 0, kept.printed
     assert "All of it held." in kept.printed
     here = str(kept.directory)
     left = []
@@ -182,7 +250,11 @@ def test_without_the_progress_check_the_demo_fails(unchecked: Telling) -> None:
     code = unchecked.process.wait(STORY_S)
     assert f"fault installed: {UNCHECKED}" in (unchecked.directory / "up.log").read_text(encoding="utf-8")
     assert code == 1, unchecked.printed
-    assert "The demo failed" in unchecked.printed
+    failure = unchecked.printed.partition("The demo failed: ")[2]
+    assert failure.startswith("not exactly once:\n"), unchecked.printed
+    assert re.search(r"^partition \d, \d+ to \d+: [1-9]\d* records handled, 0 lie there$", failure, re.MULTILINE), (
+        failure
+    )
     assert "All of it held" not in unchecked.printed
 
 
