@@ -18,9 +18,8 @@ from pathlib import Path
 
 from servers.downloads import exclusive
 from servers.errors import ServerError
-from servers.kafka_files import find_kafka
-from servers.services import Services, given_servers, write_settings
-from servers.tools import write_kafka_tools
+from servers.given import given_servers, make_bookshop, missing_roots
+from servers.services import Services, write_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +50,13 @@ def _up(directory: Path) -> int:
     wait = f".venv/bin/rowflow wait --config {settings_file}"
     if given is not None:
         print(f"Using the servers that {', '.join(given)} name; none is started.")
-        write_settings(settings_file, given)
-        write_kafka_tools(directory / "bin", find_kafka())
+        missing = missing_roots(given)
+        if missing:
+            print(f"No shop.books, results and users are made there: for that, set {' and '.join(missing)} too")
+            print("(mysql://USER:PASSWORD@HOST:PORT, users who may make databases and users).")
+        else:
+            make_bookshop(given)
+        write_files(directory, given)
         _print_next(up, wait)
     else:
         services = _start(directory)

@@ -1,15 +1,16 @@
 """The bookshop of the examples: `shop.books` with three rows, the schema `results`, and the users that Rowflow works
 as.
 
-The users have the grants that Rowflow asks for and none beyond, with two allowances: the source user may SELECT
-everywhere, so that any new database can be captured, and the sink user may work in schemas named `results_...` too, so
-that each test has one of its own.
+The users have the grants that Rowflow asks for and none beyond, but that the source user may SELECT everywhere, so that
+any new database can be captured.
 """
 
-from MySQLdb.connections import Connection
+from servers.mysql import Connection
 
 SOURCE_USER = "rowflow_source"
 SINK_USER = "rowflow_sink"
+SINK_SCHEMA = "results"
+SINK_GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, CREATE TEMPORARY TABLES"
 
 _BOOKS = """
 CREATE TABLE IF NOT EXISTS shop.books (
@@ -56,21 +57,16 @@ def create_books(connection: Connection) -> None:
     )
 
 
-def create_source_user(connection: Connection, password: str) -> None:
+def create_source_user(connection: Connection, password: str, user: str = SOURCE_USER) -> None:
     """Make the user who reads the binlog and the tables, if it is not there."""
     cursor = connection.cursor()
-    cursor.execute(f"CREATE USER IF NOT EXISTS {SOURCE_USER} IDENTIFIED BY %s", (password,))
-    cursor.execute(f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO {SOURCE_USER}")
+    cursor.execute("CREATE USER IF NOT EXISTS %s IDENTIFIED BY %s", (user, password))
+    cursor.execute("GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO %s", (user,))
 
 
-def create_sink(connection: Connection, password: str) -> None:
-    """Make the schema `results` and the user who writes into it, if they are not there."""
+def create_sink(connection: Connection, password: str, user: str = SINK_USER, schema: str = SINK_SCHEMA) -> None:
+    """Make the schema of the results and the user who writes into it, if they are not there."""
     cursor = connection.cursor()
-    cursor.execute("CREATE DATABASE IF NOT EXISTS results CHARACTER SET utf8mb4")
-    cursor.execute(f"CREATE USER IF NOT EXISTS {SINK_USER} IDENTIFIED BY %s", (password,))
-    for schema in ("results", r"results\_%%"):
-        cursor.execute(
-            "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, CREATE TEMPORARY TABLES"
-            f" ON `{schema}`.* TO {SINK_USER}",
-            (),
-        )
+    cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{schema}` CHARACTER SET utf8mb4")
+    cursor.execute("CREATE USER IF NOT EXISTS %s IDENTIFIED BY %s", (user, password))
+    cursor.execute(f"GRANT {SINK_GRANTS} ON `{schema}`.* TO %s", (user,))

@@ -8,9 +8,11 @@ import os
 import pwd
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
 
 import MySQLdb
-from MySQLdb.connections import Connection
+from MySQLdb import connections
 
 from servers.commands import succeeds
 from servers.errors import OWN_SERVERS_HINT, ServerError
@@ -35,6 +37,10 @@ DEFAULT_OPTIONS: Mapping[str, str] = {
     "innodb_redo_log_capacity": "512M",
     "log_error_verbosity": "2",
 }
+
+Connection: TypeAlias = connections.Connection
+MysqlError: TypeAlias = MySQLdb.Error
+"""What a connection raises; both for modules that don't know the library."""
 
 _MADE_WITH = frozenset({"lower_case_table_names", "innodb_page_size", "innodb_data_file_path"})
 """Options that count when the data directory is made, and never again."""
@@ -79,16 +85,7 @@ class MysqlServer:
 
     def connect(self, schema: str = "") -> Connection:
         """Connect as root, autocommit on; the caller closes."""
-        return MySQLdb.connect(
-            host="127.0.0.1",
-            port=self.port,
-            user="root",
-            password=self.root_password,
-            database=schema,
-            charset="utf8mb4",
-            autocommit=True,
-            connect_timeout=5,
-        )
+        return connect_to(self.root_url, schema)
 
     def client_command(self) -> list[str] | None:
         """Return the command that opens MySQL's own client as root; None where there is no client."""
@@ -170,6 +167,22 @@ class MysqlServer:
         except MySQLdb.OperationalError:
             return False
         return True
+
+
+def connect_to(url: str, schema: str = "", *, autocommit: bool = True) -> Connection:
+    """Connect to a server by its address, with times in UTC; the caller closes."""
+    parts = urlsplit(url)
+    return MySQLdb.connect(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 3306,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        database=schema,
+        charset="utf8mb4",
+        autocommit=autocommit,
+        init_command="SET time_zone = '+00:00'",
+        connect_timeout=10,
+    )
 
 
 def _user_name() -> str:

@@ -5,13 +5,14 @@ In: a directory. Out: `services.env` (addresses for the shell and for tests), `r
 clone has its own.
 """
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from servers.bookshop import SINK_USER, SOURCE_USER, create_books, create_sink, create_source_user
+from servers.bookshop import SINK_SCHEMA, SINK_USER, SOURCE_USER, create_books, create_sink, create_source_user
 from servers.downloads import exclusive
 from servers.errors import ServerError
 from servers.kafka import KafkaServer
@@ -21,6 +22,8 @@ from servers.mysql import MysqlServer
 from servers.tools import write_kafka_tools, write_mysql_client
 
 SERVER_VARIABLES = ("ROWFLOW_SOURCE__URL", "ROWFLOW_KAFKA__BOOTSTRAP_SERVERS", "ROWFLOW_SINK__URL")
+ROOT_VARIABLES = ("SOURCE_ROOT_URL", "SINK_ROOT_URL")
+"""Users who may make databases, users and triggers: for what Rowflow itself never does."""
 
 _SETTINGS = """\
 [source]
@@ -39,16 +42,6 @@ url = "{sink_url}"
 [stream]
 workers = 2
 """
-
-
-def given_servers(environment: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the servers named in the environment, None if none is; an error if some are and others not."""
-    given = {name: environment[name] for name in SERVER_VARIABLES if environment.get(name)}
-    missing = [name for name in SERVER_VARIABLES if name not in given]
-    if given and missing:
-        names = f"{' and '.join(given)} set, but not {' and '.join(missing)}"
-        raise ServerError(f"{names}: set all three, or none of them and servers are made")
-    return given or None
 
 
 class Services:
@@ -73,10 +66,7 @@ class Services:
                 create_source_user(connection, self._password(SOURCE_USER))
                 create_sink(connection, self._password(SINK_USER))
             environment = self.environment()
-            lines = [f"{name}={value}\n" for name, value in environment.items()]
-            write_private(self.directory / "services.env", "".join(lines))
-            write_settings(self.directory / "rowflow.toml", environment)
-            write_kafka_tools(self.directory / "bin", find_kafka())
+            write_files(self.directory, environment)
             write_mysql_client(self.directory / "bin", self.mysql)
         return environment
 
@@ -95,22 +85,26 @@ class Services:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that lead to these servers, as `services.env` has them."""
+        source_url = self.mysql.url(SOURCE_USER, self._password(SOURCE_USER))
+        sink_url = self.mysql.url(SINK_USER, self._password(SINK_USER), SINK_SCHEMA)
+        addresses = (source_url, self.kafka.bootstrap_servers, sink_url)
         return {
-            "ROWFLOW_SOURCE__URL": self.mysql.url(SOURCE_USER, self._password(SOURCE_USER)),
-            "ROWFLOW_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
-            "ROWFLOW_SINK__URL": self.mysql.url(SINK_USER, self._password(SINK_USER), "results"),
-            "SOURCE_ROOT_URL": self.mysql.root_url,
-            "SINK_ROOT_URL": self.mysql.root_url,
+            **dict(zip(SERVER_VARIABLES, addresses, strict=True)),
+            **dict.fromkeys(ROOT_VARIABLES, self.mysql.root_url),
         }
 
     def _password(self, user: str) -> str:
         return keep(self.directory / f"{user}-password", new_password)
 
 
-def write_settings(file: Path, environment: Mapping[str, str]) -> None:
-    """Write a rowflow.toml for the servers that SERVER_VARIABLES in the environment name."""
+def write_files(directory: Path, environment: Mapping[str, str]) -> None:
+    """Write what leads to the servers that SERVER_VARIABLES name: services.env, rowflow.toml and Kafka's tools."""
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    write_private(directory / "services.env", "".join(lines))
     source_url, bootstrap_servers, sink_url = (environment[name] for name in SERVER_VARIABLES)
-    write_private(file, _SETTINGS.format(source_url=source_url, bootstrap_servers=bootstrap_servers, sink_url=sink_url))
+    settings = _SETTINGS.format(source_url=source_url, bootstrap_servers=bootstrap_servers, sink_url=sink_url)
+    write_private(directory / "rowflow.toml", settings)
+    write_kafka_tools(directory / "bin", find_kafka())
 
 
 def _at_once(*tasks: Callable[[], None]) -> None:

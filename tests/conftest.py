@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
 from MySQLdb.connections import Connection
 
+from servers.bookshop import SINK_GRANTS
 from servers.kafka import KafkaServer
 from servers.mysql import MysqlServer
-from servers.services import Services
 from tests.helpers import (
     ServiceAddresses,
     connected,
@@ -29,11 +30,15 @@ hypothesis.settings.load_profile("beside-servers")
 
 @pytest.fixture(scope="session")
 def services() -> ServiceAddresses:
-    """The servers of this run."""
+    """The servers of this run; the sink user may work in schemas named `results_...` too, for each test has its own."""
     try:
-        return service_addresses()
+        addresses = service_addresses()
     except LookupError as error:
         pytest.fail(str(error), pytrace=False)
+    user = urlsplit(addresses.sink_url).username
+    with connected(addresses.sink_root_url) as root:
+        execute(root, rf"GRANT {SINK_GRANTS} ON `results\_%%`.* TO %s", (user,))
+    return addresses
 
 
 @pytest.fixture
@@ -106,19 +111,3 @@ def own_kafka(tmp_path: Path) -> Iterator[Callable[..., KafkaServer]]:
     yield start
     for server in started:
         server.stop()
-
-
-@pytest.fixture
-def own_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
-    """Start both servers with the bookshop and its users (7 s): `service_addresses(own_services().environment())`."""
-    started: list[Services] = []
-
-    def start(**mysql_options: str) -> Services:
-        own = Services(tmp_path / f"services-{len(started)}", mysql_options={**_SMALL_MYSQL, **mysql_options})
-        started.append(own)
-        own.start()
-        return own
-
-    yield start
-    for own in started:
-        own.stop()

@@ -38,6 +38,8 @@ CLIENTS = ("pymysqlreplication", "pymysql", "MySQLdb", "confluent_kafka", "aioka
 ROOMS = ("schemas", "cdc_reader", "sink", "stream_app", "check", "rowflow")
 """The product's rooms: tools and examples aside."""
 
+TOOLS = ("servers", "examples")
+
 
 @cache
 def modules(room: str) -> tuple[Path, ...]:
@@ -92,7 +94,7 @@ def test_examples_import_nothing_of_rowflow_but_the_mark() -> None:
     assert names == {"rowflow.computed"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, *TOOLS])
 def test_each_client_library_is_imported_by_one_module_of_a_room(room: str) -> None:
     for library in CLIENTS:
         users = [
@@ -126,10 +128,16 @@ def test_every_module_says_what_it_is(room: str) -> None:
 
 def test_no_file_names_a_path_of_a_machine_or_a_registrys_host() -> None:
     # Put together here, so that this file doesn't hold them.
-    paths = "|".join(f"/{name}/" for name in ("work", "root", "Users"))
-    hosts = "|".join(
-        re.escape(".".join(parts)) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("maven", "org"))
+    paths = "|".join(f"/{name}/" for name in ("work", "root", "home", "Users"))
+    names = (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("maven", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("debian", "org"),
     )
+    hosts = "|".join(re.escape(".".join(parts)) for parts in names)
     forbidden = re.compile(rf"(?<![\w.~}}-])(?:{paths})|{hosts}|repo\.maven\.apache")
     found = []
     for file in tracked_files():

@@ -13,6 +13,7 @@ In: servers, named in the environment (`make demo` starts them).  Out: a story o
     gauges        rows per second, lag, partitions
     screen        the terminal: a bar and a live table, or plain lines
     stage         the servers: addresses, settings, connections
+    errors        the one error
 
 Nothing here imports a room of Rowflow: the demo sees what any user sees, through plain clients.
 """

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
-from MySQLdb.connections import Connection
+from servers.mysql import Connection
 
 COLUMNS = (
     "id", "isbn", "title", "author", "publisher", "price", "currency", "stock", "rating", "tags", "description", "published"

@@ -19,16 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from MySQLdb.connections import Connection
-
 from examples.bookshop import exactly_once
 from examples.bookshop.books import fill
+from examples.bookshop.errors import DemoError
 from examples.bookshop.gauges import Gauges
 from examples.bookshop.pipeline import Pipeline
 from examples.bookshop.screen import Screen
-from examples.bookshop.stage import GIVEN_BOOKS, PARTITIONS, PREFIX, TABLE, TOPIC, WORKERS, DemoError, Stage, rows
+from examples.bookshop.stage import GIVEN_BOOKS, PARTITIONS, PREFIX, TABLE, TOPIC, WORKERS, Stage, rows
 from examples.bookshop.topic import Topic
 from examples.bookshop.workload import Workload
+from servers.mysql import Connection
 
 FIRST_READ_S = 120.0
 BACK_S = 60.0

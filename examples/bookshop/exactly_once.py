@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, cast
 
-from MySQLdb.connections import Connection
-
-from examples.bookshop.stage import DemoError, Stage, rows
+from examples.bookshop.errors import DemoError
+from examples.bookshop.stage import Stage, rows
+from servers.mysql import Connection
 
 LOG_SCHEMA = "bookshop_demo"
 """A schema of its own, so that the results hold nothing of the demo's."""

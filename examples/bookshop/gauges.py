@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
-from MySQLdb.connections import Connection
-
 from examples.bookshop.stage import TABLE, TOPIC, rows
 from examples.bookshop.topic import Topic
+from servers.mysql import Connection
 
 _RATE_OVER_S = 1.0
 

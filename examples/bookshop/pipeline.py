@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from examples.bookshop.stage import DemoError
+from examples.bookshop.errors import DemoError
 
 _END_S = 10.0
 _NOTICE_S = 10.0

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import MySQLdb
-from confluent_kafka.admin import AdminClient
-from MySQLdb.connections import Connection
-
+from examples.bookshop.errors import DemoError
+from examples.bookshop.topic import names_of_topics
 from servers.bookshop import create_books
 from servers.kept import write_private
+from servers.mysql import Connection, connect_to
+from servers.services import ROOT_VARIABLES, SERVER_VARIABLES
 
 PREFIX = "bookshop"
 TABLE = "shop.books"
@@ -27,9 +27,6 @@ PARTITIONS = 4
 WORKERS = 2
 GIVEN_BOOKS = 3
 """How many books `make services` puts into a new shop."""
-
-_VARIABLES = ("ROWFLOW_SOURCE__URL", "ROWFLOW_KAFKA__BOOTSTRAP_SERVERS", "ROWFLOW_SINK__URL")
-_ROOT_VARIABLES = ("SOURCE_ROOT_URL", "SINK_ROOT_URL")
 
 _SETTINGS = """\
 [source]
@@ -53,10 +50,6 @@ functions = "{functions}"
 Row = Sequence[object]
 
 
-class DemoError(Exception):
-    """Something that the demo promises did not hold, or can't be tried here."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Where everything is; ``directory`` is for the demo's own files."""
@@ -71,13 +64,15 @@ class Stage:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], directory: Path) -> Stage:
         """Read the addresses; DemoError naming what is missing."""
-        missing = [name for name in (*_VARIABLES, *_ROOT_VARIABLES) if not environment.get(name)]
+        missing = [name for name in (*SERVER_VARIABLES, *ROOT_VARIABLES) if not environment.get(name)]
         if missing:
             raise DemoError(
                 f"{', '.join(missing)} not set. `make demo` starts servers of its own; for yours, set all three of"
-                f" {', '.join(_VARIABLES)}, and {' and '.join(_ROOT_VARIABLES)} to users who may write and make triggers"
+                f" {', '.join(SERVER_VARIABLES)}, and {' and '.join(ROOT_VARIABLES)} to users who may write and make triggers"
             )
-        source_url, bootstrap_servers, sink_url, *root_urls = (environment[n] for n in (*_VARIABLES, *_ROOT_VARIABLES))
+        source_url, bootstrap_servers, sink_url, *root_urls = (
+            environment[n] for n in (*SERVER_VARIABLES, *ROOT_VARIABLES)
+        )
         return cls(directory, source_url, bootstrap_servers, sink_url, *root_urls)
 
     @property
@@ -92,11 +87,11 @@ class Stage:
 
     def source(self) -> Connection:
         """A connection that may write into the shop."""
-        return _connect(self.source_root_url, "")
+        return connect_to(self.source_root_url, autocommit=False)
 
     def sink(self) -> Connection:
         """A connection to the results; it may make triggers."""
-        return _connect(self.sink_root_url, self.sink_schema)
+        return connect_to(self.sink_root_url, self.sink_schema, autocommit=False)
 
     def prepare(self) -> None:
         """Make the shop if there is none, and the settings; DemoError if somebody works here already."""
@@ -106,7 +101,7 @@ class Stage:
             books = rows(source, f"SELECT COUNT(*) FROM {TABLE}")[0][0]
         with closing(self.sink()) as sink:
             used = rows(sink, "SHOW TABLES LIKE '\\_rowflow\\_progress'")
-        topics = AdminClient({"bootstrap.servers": self.bootstrap_servers}).list_topics(timeout=30).topics
+        topics = names_of_topics(self.bootstrap_servers)
         if books != GIVEN_BOOKS or used or any(name.startswith(f"{PREFIX}.") for name in topics):
             raise DemoError(
                 f"these servers have been used: {TABLE} has {books} rows (a new one: {GIVEN_BOOKS}), the results or topics"
@@ -133,17 +128,3 @@ def rows(connection: Connection, statement: str, parameters: Sequence[object] | 
         found = list(cursor.fetchall()) if cursor.description else []
     connection.commit()
     return found
-
-
-def _connect(url: str, schema: str) -> Connection:
-    parts = urlsplit(url)
-    return MySQLdb.connect(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or 3306,
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-        database=schema,
-        charset="utf8mb4",
-        init_command="SET time_zone = '+00:00'",
-        connect_timeout=10,
-    )

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from examples.bookshop.stage import DemoError
+from examples.bookshop.errors import DemoError
 
 _ANSWER_S = 30.0
 _BATCH = 5_000
@@ -101,6 +102,11 @@ class Topic:
         if answer is None:
             raise DemoError(f"no answer from Kafka within {_ANSWER_S:.0f} s")
         return answer
+
+
+def names_of_topics(bootstrap_servers: str) -> list[str]:
+    """All topics that there are."""
+    return list(AdminClient({"bootstrap.servers": bootstrap_servers}).list_topics(timeout=_ANSWER_S).topics)
 
 
 def _number(value: int | None) -> int:

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from MySQLdb.connections import Connection
-
 from examples.bookshop.books import INSERT, book
+from servers.mysql import Connection
 
 PULSE_EVERY_S = 0.1
 _TRANSACTIONS_PER_S = 150.0

@@ -10,9 +10,9 @@ import pytest
 
 from servers.downloads import read_sums, sha256_sums, write_sums
 from servers.errors import ServerError
+from servers.given import given_servers
 from servers.ports import free_port, is_free
 from servers.processes import ServerProcess
-from servers.services import given_servers
 from tests.helpers import wait_until
 
 
