@@ -10,10 +10,11 @@ import contextlib
 import os
 import pty
 import re
+import signal
 import subprocess
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CTRL_C = b"\3"
@@ -30,7 +31,8 @@ class Terminal:
         """Start it; what it writes goes into ``written``."""
         self._own_end, its_end = pty.openpty()
         termios.tcsetwinsize(its_end, (LINES, COLUMNS))
-        self._written = written.open("wb", buffering=0)
+        self._written = written
+        self._file = written.open("wb", buffering=0)
         # setsid makes it the terminal's own process, as a shell would: Ctrl-C becomes a signal to its process group.
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *command],
@@ -44,6 +46,11 @@ class Terminal:
         self._copier = threading.Thread(target=self._copy, name="terminal", daemon=True)
         self._copier.start()
 
+    @property
+    def shown(self) -> str:
+        """What it has written so far, without colours and the cursor's ways; what was overwritten stays."""
+        return plain(self._written.read_text(encoding="utf-8", errors="replace"))
+
     def press(self, keys: bytes) -> None:
         """Type."""
         os.write(self._own_end, keys)
@@ -54,11 +61,29 @@ class Terminal:
         self._copier.join(timeout_s)
         return code
 
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
     def _copy(self) -> None:
-        with self._written, contextlib.suppress(OSError):  # it is raised when nobody has the other end open any more
+        with self._file, contextlib.suppress(OSError):  # it is raised when nobody has the other end open any more
             while piece := os.read(self._own_end, 1 << 16):
-                self._written.write(piece)
+                self._file.write(piece)
         os.close(self._own_end)
+
+
+@contextlib.contextmanager
+def on_terminal(
+    command: Sequence[str], written: Path, *, directory: Path, environment: Mapping[str, str]
+) -> Iterator[Terminal]:
+    """A command that runs on a terminal, at the latest up to the block's end."""
+    terminal = Terminal(command, written, directory=directory, environment=environment)
+    try:
+        yield terminal
+    finally:
+        terminal.end()
 
 
 def plain(written: str) -> str:

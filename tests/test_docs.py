@@ -1,19 +1,16 @@
-"""The documentation is true: commands and options in it exist, settings are complete, lines can be pasted.
+"""The documentation is true: commands and options in it exist, settings are complete, what is to be copied works.
 
-What a reader is told to type in the README is typed here, on servers of its own.
+The README's ten minutes are typed in integration/test_services.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,59 +25,26 @@ from rowflow.setting_errors import section_of
 from rowflow.settings import Settings, load_settings
 from rowflow.template import TEMPLATE
 from servers.mysql import MysqlServer
-from servers.services import SERVER_VARIABLES, Services
 from sink.computed import load
 from sink.dead_letters import SHOW_OPEN
+from tests.documents import (
+    ARCHITECTURE,
+    DOCUMENTS,
+    LINE_S,
+    OPERATIONS,
+    README,
+    ROOT,
+    blocks,
+    code_of,
+    paste,
+    rowflow_lines,
+    running,
+    section,
+    table_rows,
+    text_of,
+)
 from tests.helpers import ServiceAddresses, connected, execute, wait_until
 from tests.test_layout import ARROWS, ROOMS
-
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-ARCHITECTURE = ROOT / "docs/architecture.md"
-OPERATIONS = ROOT / "docs/operations.md"
-DOCUMENTS = (README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-
-LINE_S = 90.0
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_SERVICES = {*SERVER_VARIABLES, "SOURCE_ROOT_URL", "SINK_ROOT_URL"}
-
-
-def text_of(document: Path) -> str:
-    """A document."""
-    return document.read_text(encoding="utf-8")
-
-
-def section(document: Path, heading: str) -> str:
-    """What stands under a heading of the second level, up to the next one."""
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text_of(document), re.DOTALL | re.MULTILINE)
-    assert found is not None, f"{document.name} has no heading {heading}"
-    return found[1]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return [block for kind, block in _FENCE.findall(text) if kind == language]
-
-
-def table_rows(text: str) -> Iterator[list[str]]:
-    """The cells of each line of tables, without headings and rules."""
-    for line in re.findall(r"^\|(?!-|[ -]+\|[ -]+\|?$)(.*)\|$", text, re.MULTILINE):
-        yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
-
-
-def code_of(document: Path) -> list[str]:
-    """All that is set as code, line by line."""
-    text = text_of(document)
-    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
-    return lines + re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
-
-
-def rowflow_lines(document: Path) -> Iterator[list[str]]:
-    """The words of every command line of rowflow in a document, from the command on."""
-    for line in code_of(document):
-        found = re.match(r"(?:\.venv/bin/)?rowflow ([a-z-].*)", line)
-        if found is not None:
-            yield shlex.split(found[1])
 
 
 def options_of(command: str) -> set[str]:
@@ -130,6 +94,16 @@ def test_make_targets_exist(document: Path) -> None:
         found = re.match(r"(?:\w+=\S+ )*make ([a-z-]+)", line)
         if found is not None:
             assert found[1] in targets, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_modules_to_run_exist_and_so_does_their_python(document: Path) -> None:
+    """Debian has no `python` in the PATH, and its python3 has none of our packages."""
+    for line in code_of(document):
+        if re.search(r"\bpython3? -m ", line):
+            found = re.match(r"\.venv/bin/python -m ([\w.]+)", line)
+            assert found is not None, line
+            assert find_spec(found[1]), line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -223,76 +197,6 @@ def test_the_figures_say_how_durable_their_servers_were() -> None:
 # ---- what the README tells to type ----
 
 
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """This one, without servers and settings, with these variables."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ROWFLOW_")}
-    return {**{name: value for name, value in others.items() if name not in _SERVICES}, **variables}
-
-
-def paste(line: str, directory: Path, **variables: str) -> str:
-    """Run a line in a shell; gives what it printed."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", line],
-        cwd=directory,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=LINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-@contextmanager
-def running(line: str, directory: Path, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a line beside what follows, up to its Ctrl-C, which it must end well."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            shlex.split(line), cwd=directory, env=environment(variables), stdout=output, stderr=output,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0, log.read_text(encoding="utf-8")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.mark.timeout(240)
-def test_the_ten_minutes_can_be_typed(tmp_path: Path) -> None:
-    """`make services` is called for another directory than .local, so that a developer's own servers stay as they are."""
-    text = section(README, "Ten minutes").replace(".local/", f"{tmp_path}/")
-    start, up, others, read, stop = blocks(text, "sh")
-    assert (start.strip(), stop.strip()) == ("make services", "make services-down")
-    paste(f"{sys.executable} -m servers --dir {tmp_path} up", ROOT)
-    try:
-        with (
-            running(up, ROOT, tmp_path / "up.log"),
-            running(read, ROOT, tmp_path / "read.log") as reading,
-        ):
-            change, wait, look, *asking = others.strip().splitlines()
-            wait_until(lambda: paste(wait, ROOT) == "", LINE_S, "the first read")
-            stock_before = stocks(paste(look, ROOT))
-            assert len(stock_before) == 3
-            paste(change, ROOT)
-            paste(wait, ROOT)
-            assert stocks(paste(look, ROOT)) == [stock + 10 for stock in stock_before]
-            printed = [paste(line, ROOT) for line in asking]
-            assert "consumer group rowflow-bookshop-" in printed[0]
-            assert "0 differences in 3 rows" in printed[1]
-            assert reading.poll() is None
-            with connected(Services(tmp_path).environment()["SINK_ROOT_URL"], "results") as sink:
-                tables = {name for (name,) in execute(sink, "SHOW TABLES LIKE '\\_rowflow\\_%'")}
-        documented = {cells[0].strip("`") for cells in table_rows(section(ARCHITECTURE, "The sink"))} - {"table"}
-        assert documented == tables
-    finally:
-        paste(f"{sys.executable} -m servers --dir {tmp_path} down", ROOT)
-
-
 @pytest.mark.soak
 def test_the_line_that_repeats_the_figures_runs(tmp_path: Path) -> None:
     """With few rows: all of it is there, in a minute and half a minute of CPU.  Files go into .local of where one stands."""
@@ -302,11 +206,6 @@ def test_the_line_that_repeats_the_figures_runs(tmp_path: Path) -> None:
     printed = paste(line, tmp_path, COLUMNS="120")
     measured = re.findall(r"(binlog to topic|topic to sink), (bulk|oltp) +│ +1,000 │ +[\d.]+ │ +[1-9][\d,]* │", printed)
     assert len(set(measured)) == 4, printed
-
-
-def stocks(printed: str) -> list[int]:
-    """The last column of what the MySQL client printed."""
-    return [int(line.split()[-1]) for line in printed.splitlines()[1:]]
 
 
 @pytest.mark.timeout(240)

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 
 from examples.bookshop.demo import Demo
+from examples.bookshop.errors import DemoError
 from examples.bookshop.exactly_once import Move, findings
-from examples.bookshop.stage import PARTITIONS, TOPIC, DemoError, Stage
+from examples.bookshop.stage import PARTITIONS, TOPIC, Stage
 from examples.bookshop.topic import Topic
-from servers.services import SERVER_VARIABLES, Services
+from servers.services import ROOT_VARIABLES, SERVER_VARIABLES, Services
 from tests.faults.slices_twice import TWICE, UNCHECKED, launch_through
 from tests.helpers import connected, execute, wait_until
-from tests.terminal import CTRL_C, Terminal, plain
+from tests.terminal import CTRL_C, Terminal, on_terminal, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--books", "1000", "--seconds", "3")
@@ -35,7 +36,7 @@ STORY_S = 210.0
 LINE_S = 60.0
 TIMEOUT_S = 300
 
-_SERVICES = {*SERVER_VARIABLES, "SOURCE_ROOT_URL", "SINK_ROOT_URL", "KEEP"}
+_SERVICES = {*SERVER_VARIABLES, *ROOT_VARIABLES, "KEEP"}
 _TRIED = "It all goes on running until Ctrl-C"
 _INSIDE = "Look inside"
 
@@ -187,10 +188,10 @@ def test_lines_to_try_are_run_as_printed(kept: KeptTelling, tmp_path: Path) -> N
     stock_before = int(paste(change).stdout.split()[-3])
     assert int(paste(change).stdout.split()[-3]) == stock_before + 10
     assert "shop.books" in paste(status).stdout
-    receipt = on_terminal(snapshot, tmp_path / "snapshot")
+    receipt = paste_on_terminal(snapshot, tmp_path / "snapshot")
     assert re.search(r"^shop\.books ━+ +[\d,]+/[\d,]+ [\d,]+ rows/s", receipt, re.MULTILINE), receipt
     assert re.search(r"^shop\.books: [\d,]+ rows read, 0 dropped", receipt, re.MULTILINE), receipt
-    compared = on_terminal(check, tmp_path / "check")
+    compared = paste_on_terminal(check, tmp_path / "check")
     assert re.search(r"^shop\.books ━+ ", compared, re.MULTILINE), compared
     assert re.search(r"^0 differences in [1-9]", compared, re.MULTILINE), compared
 
@@ -215,13 +216,11 @@ def paste(line: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def on_terminal(line: str, written: Path) -> str:
-    """Run a line, as it was printed, on a terminal; gives what it showed."""
-    terminal = Terminal(["/bin/sh", "-c", line], written, directory=ROOT, environment=_plain())
-    code = terminal.wait(LINE_S)
-    shown = plain(written.read_text(encoding="utf-8"))
-    assert code == 0, f"{line}\n{shown}"
-    return shown
+def paste_on_terminal(line: str, written: Path) -> str:
+    """Run a line on a terminal, as it was printed; gives what it showed."""
+    with on_terminal(["/bin/sh", "-c", line], written, directory=ROOT, environment=_plain()) as terminal:
+        assert terminal.wait(LINE_S) == 0, f"{line}\n{terminal.shown}"
+    return terminal.shown
 
 
 def _plain() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`rowflow up` on real servers, with the commands that one types beside it."""
+"""`rowflow up` on real servers, with the commands that one types beside it: where they can be, as their help shows them."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from MySQLdb.connections import Connection
 
+from tests.documents import example_of
 from tests.helpers import ServiceAddresses, connected, execute, wait_until
 
 BOOKS = """CREATE TABLE books (
@@ -137,14 +138,15 @@ def pid_of(installation: Installation, name: str) -> int:
 def test_the_main_way(
     installation: Installation, books: Connection, services: ServiceAddresses, database: str, sink_schema: str
 ) -> None:
-    up = installation.start("up", "--workers", "2")
-    assert installation.run("wait", "--timeout", "60").returncode == 0
+    up = installation.start(*example_of("up"))
+    wait = example_of("wait")
+    assert installation.run(*wait).returncode == 0
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
 
     execute(books, "UPDATE books SET price = price + 1 WHERE id < 3")
     execute(books, "DELETE FROM books WHERE id = 3")
     execute(books, "INSERT INTO books (id, title) VALUES (4, 'Middlemarch')")
-    assert installation.run("wait", "--timeout", "60").returncode == 0
+    assert installation.run(*wait).returncode == 0
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
 
     # A child that is killed comes back, and nothing is lost.
@@ -152,10 +154,10 @@ def test_the_main_way(
         os.kill(pid_of(installation, name), signal.SIGKILL)
         execute(books, "UPDATE books SET title = CONCAT(title, '!')")
         installation.wait_for_output(rf"{name.split()[0]}[ 12]* is back after \d+\.\d s")
-        assert installation.run("wait", "--timeout", "90").returncode == 0
+        assert installation.run(*wait).returncode == 0
         assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
 
-    shown = installation.run("status", "--json")
+    shown = installation.run(*example_of("status"))
     assert shown.returncode == 0, shown.stdout
     status = json.loads(shown.stdout)
     assert status["healthy"] is True
@@ -176,7 +178,7 @@ def test_the_main_way(
     )
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")
 
-    checked = installation.run("check", f"{database}.books")
+    checked = installation.run(*example_of("check"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "0 differences in 3 rows" in checked.stdout
 
@@ -210,7 +212,8 @@ def test_start_over_asks_and_goes_on_from_the_sources_present_end(
 def test_fault_a_table_that_stands_still_is_red_and_its_command_mends_it(
     installation: Installation, books: Connection, services: ServiceAddresses, database: str, sink_schema: str
 ) -> None:
-    installation.start("up", "--workers", "1")
+    installation.start(*example_of("reader"))
+    installation.start(*example_of("worker"))
     assert installation.run("wait", "--timeout", "60").returncode == 0
     execute(books, "ALTER TABLE books DROP COLUMN about")
     execute(books, "INSERT INTO books (id, title) VALUES (9, 'after')")
@@ -239,20 +242,17 @@ def test_up_ends_with_its_childs_refusal_as_its_last_message(
     installation: Installation, books: Connection, database: str, source_root: Connection
 ) -> None:
     execute(source_root, "CREATE TABLE keyless (a INT)")
-    up = installation.start("up")
+    installation.variables["ROWFLOW_KAFKA__PARTITIONS"] = "1"
+    up = installation.start("up", "--workers", "2")
     assert up.wait(60) == 3
+    assert "warning: 2 workers for 1 partitions" in installation.output
     last = installation.output[installation.output.rindex("\nrowflow: ") :]
     assert f"{database}.keyless" in last
     statement = re.search(r"ALTER TABLE \S+ ADD PRIMARY KEY \(", last)
     assert statement is not None, last
     execute(source_root, f"{statement[0]}a)")
-    installation.start("up")
+    installation.start("up", "--workers", "1")
     assert installation.run("wait", "--timeout", "60").returncode == 0
-
-
-def test_more_workers_than_partitions_is_a_warning(installation: Installation, books: Connection) -> None:
-    installation.start("up", "--workers", "4")
-    installation.wait_for_output("warning: 4 workers for 3 partitions")
 
 
 def test_a_pattern_that_matches_nothing_is_told_with_near_names_and_waited_for(
@@ -263,11 +263,12 @@ def test_a_pattern_that_matches_nothing_is_told_with_near_names_and_waited_for(
     installation.wait_for_output(rf"{database}\.boks.*{database}\.books")
     execute(books, "CREATE TABLE boks (id INT PRIMARY KEY)")
     execute(books, "INSERT INTO boks VALUES (1), (2)")
-    assert installation.run("wait", "--timeout", "90").returncode == 0
+    installation.wait_for_output(rf" is done: {database}\.boks,")
+    assert installation.run(*example_of("snapshot")).returncode == 0
     assert mirrored(services, sink_schema, "boks") == [(1,), (2,)]
 
 
-def test_read_prints_events_beside_up_and_needs_only_mysql(
+def test_read_needs_only_mysql(
     installation: Installation, books: Connection, services: ServiceAddresses, database: str
 ) -> None:
     installation.variables = {"ROWFLOW_SOURCE__URL": services.source_url, "ROWFLOW_SOURCE__TABLES": f"{database}.*"}

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from rowflow.supervisor import back_off_s, last_message
+from rowflow.supervisor import _KILL_S, END_TIME_S, back_off_s, last_message
 from tests.helpers import wait_until
 
 START_AGAIN = 75
 
 _SUPERVISE = """
 import asyncio, os, sys
+from rowflow import supervisor as module
 from rowflow.supervisor import ChildCommand, Supervisor
+module.END_TIME_S = float(os.environ.get("END_TIME_S", module.END_TIME_S))
 def show(name, line):
     print(f"{name} | {line}", flush=True)
     if line == "can't be shown":
@@ -125,12 +127,14 @@ def test_one_signal_ends_all_with_0(supervise: Supervise, number: signal.Signals
     assert not any(map(alive, pids))
 
 
-def test_a_child_that_doesnt_end_is_killed_in_time(supervise: Supervise) -> None:
+def test_a_child_that_doesnt_end_is_killed_in_time(supervise: Supervise, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert END_TIME_S + _KILL_S <= 10
+    monkeypatch.setenv("END_TIME_S", "1")
     supervised = supervise(_DEAF, _RUNS)
     supervised.wait_for("| runs", 2)
     supervised.process.send_signal(signal.SIGINT)
-    supervised.process.wait(10)
-    assert "child 1 didn't end within 9 s and is killed" in supervised.lines
+    supervised.process.wait(8)
+    assert "child 1 didn't end within 1 s and is killed" in supervised.lines
     assert supervised.lines[-1] == "outcome 0: ''"
     assert not alive(supervised.child_pids("child 1")[0])
 
@@ -220,7 +224,10 @@ def test_whatever_showing_a_line_raises_the_rest_is_read(
     assert supervised.lines[-1] == "outcome 4: 'end'"
 
 
-def test_one_that_a_child_left_behind_with_its_pipes_holds_nobody_up(supervise: Supervise) -> None:
+def test_one_that_a_child_left_behind_with_its_pipes_holds_nobody_up(
+    supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("END_TIME_S", "1")
     child = (
         "import subprocess\n"
         "print('left', subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True)\n" + _RUNS
@@ -230,7 +237,7 @@ def test_one_that_a_child_left_behind_with_its_pipes_holds_nobody_up(supervise: 
     supervised.wait_for("| runs")
     try:
         supervised.process.terminate()
-        supervised.process.wait(15)
+        supervised.process.wait(8)
         assert "outcome 0: ''" in supervised.lines
     finally:
         os.kill(pid, signal.SIGKILL)
