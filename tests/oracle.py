@@ -324,35 +324,41 @@ def report(findings: Sequence[str]) -> None:
 
 
 def watch_progress(sink: Connection) -> None:
-    """From now on write down every move of the progress rows, in their own transactions, in a table ``moves``."""
+    """From now on write down every row and every move of the progress, in their own transactions, in a table ``moves``."""
     execute(
         sink,
         "CREATE TABLE moves (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, topic VARCHAR(249) NOT NULL, partition_id INT"
-        " NOT NULL, begins BIGINT NOT NULL, ends BIGINT NOT NULL, connection_id BIGINT NOT NULL)",
+        " NOT NULL, inserted TINYINT NOT NULL, begins BIGINT NOT NULL, ends BIGINT NOT NULL, connection_id BIGINT NOT NULL)",
     )
-    execute(
-        sink,
-        "CREATE TRIGGER progress_begins AFTER INSERT ON _rowflow_progress FOR EACH ROW INSERT INTO moves"
-        " (topic, partition_id, begins, ends, connection_id)"
-        " VALUES (NEW.topic, NEW.partition_id, 0, NEW.next_offset, CONNECTION_ID())",
-    )
-    execute(
-        sink,
-        "CREATE TRIGGER progress_moves AFTER UPDATE ON _rowflow_progress FOR EACH ROW INSERT INTO moves"
-        " (topic, partition_id, begins, ends, connection_id)"
-        " VALUES (NEW.topic, NEW.partition_id, OLD.next_offset, NEW.next_offset, CONNECTION_ID())",
-    )
+    for name, event, inserted, begins in (
+        ("progress_begins", "INSERT", 1, "NEW"),
+        ("progress_moves", "UPDATE", 0, "OLD"),
+    ):
+        execute(
+            sink,
+            f"CREATE TRIGGER {name} AFTER {event} ON _rowflow_progress FOR EACH ROW INSERT INTO moves"
+            " (topic, partition_id, inserted, begins, ends, connection_id)"
+            f" VALUES (NEW.topic, NEW.partition_id, {inserted}, {begins}.next_offset, NEW.next_offset, CONNECTION_ID())",
+        )
 
 
 def broken_moves(sink: Connection, log_ends: Mapping[tuple[str, int], int], *, from_zero: bool = True) -> list[str]:
-    """The intervals must join, from 0 or from where they begin, to each log's end without gap or overlap."""
+    """The moves must join to each log's end without gap or overlap, none of them empty (exactness.md W1).
+
+    ``from_zero``: they were watched from the start, so that each partition's row was inserted once, at 0, before it moved.
+    """
     stood: dict[tuple[str, int], int] = {}
     findings: list[str] = []
-    rows = execute(sink, "SELECT topic, partition_id, begins, ends FROM moves ORDER BY id")
-    for topic, partition, begins, ends in rows:
-        expected = stood.get((topic, partition), 0 if from_zero else begins)
-        if begins != expected or ends < begins:
-            findings.append(f"{topic} [{partition}]: from {begins} to {ends}, and it stood at {expected}")
+    rows = execute(sink, "SELECT topic, partition_id, inserted, begins, ends FROM moves ORDER BY id")
+    for topic, partition, inserted, begins, ends in rows:
+        before = stood.get((topic, partition))
+        if inserted:
+            joins = from_zero and before is None and ends == 0
+        else:
+            joins = begins == (before if from_zero or before is not None else begins) and ends > begins
+        if not joins:
+            what = "was inserted at" if inserted else f"moved from {begins} to"
+            findings.append(f"{topic} [{partition}]: {what} {ends}, and it stood at {before}")
         stood[topic, partition] = ends
     findings += [
         f"{topic} [{partition}]: ends at {stood.get((topic, partition), 0)}, the log at {end}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import MySQLdb
-from confluent_kafka import ConsumerGroupState, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupState, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from MySQLdb.connections import Connection
@@ -200,14 +200,16 @@ class Pipeline:
         begin = f"{self.prefix}.{self.database}."
         return sorted(name for name in self.admin.list_topics(timeout=10).topics if name.startswith(begin))
 
-    def log_ends(self, topics: Sequence[str] | None = None) -> dict[tuple[str, int], int]:
-        """Where the logs of captured tables end, markers included."""
+    def log_ends(
+        self, topics: Sequence[str] | None = None, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED
+    ) -> dict[tuple[str, int], int]:
+        """Where the logs of captured tables end, markers included, for readers of everything or of what is committed."""
         metadata = self.admin.list_topics(timeout=10).topics
         wanted = self.table_topics() if topics is None else topics
         places = [TopicPartition(topic, number) for topic in wanted for number in metadata[topic].partitions]
         if not places:
             return {}
-        found = self.admin.list_offsets({place: OffsetSpec.latest() for place in places})
+        found = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation_level=isolation)
         return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
 
     def progress(self) -> dict[tuple[str, int], int]:

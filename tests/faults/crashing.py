@@ -11,6 +11,9 @@ in_sink_transaction   the progress row is moved in the open transaction, nothing
 after_sink_commit     the sink has committed
 never                 it goes on like any other
 
+Only what carries data counts: Kafka transactions with rows of a table from the stream (not a claim, a position alone), and
+sink transactions that have moved the progress over records (not a miss, not an idle move, not bookkeeping).
+
 SESSION_S: how long a worker that died is missed by its consumer group, instead of ten seconds; brokers take less than six
 with ``group.min.session.timeout.ms`` below it.  The sink's sessions then have as little to be given up in, instead of 30 s.
 """
@@ -22,12 +25,14 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
 import faust
 
+import sink.progress
 import sink.sql
 from cdc_reader.kafka import TransactionalProducer
 from rowflow.main import main as run
@@ -45,53 +50,77 @@ def _end_at(point: str, passage: int, number: signal.Signals) -> Callable[[], No
     def pass_by() -> None:
         if next(count) == passage:
             os.write(2, f"{PASSED} {point}\n".encode())
-            os.kill(os.getpid(), number)
+            # To this very thread: it takes the signal before it comes back from here.
+            signal.pthread_kill(threading.get_ident(), number)
 
     return pass_by
 
 
 def _wrap_reader(point: str, pass_by: Callable[[], None]) -> None:
-    commit, add = TransactionalProducer.commit, TransactionalProducer.add
+    commit, add, forget = TransactionalProducer.commit, TransactionalProducer.add, TransactionalProducer._forget
+    with_rows: list[TransactionalProducer] = []
+    """The producer, while rows of a table are in its open transaction."""
+
+    def hand_over(producer: TransactionalProducer) -> None:
+        producer._produce_waiting()
+        assert producer._producer.flush(10) == 0, "the broker hasn't all of the transaction"
 
     def commit_and_die(self: TransactionalProducer) -> None:
-        if point == "before_kafka_commit":
-            self._produce_waiting()
-            self._producer.flush(10)
+        counts = self in with_rows
+        if counts and point == "before_kafka_commit":
+            hand_over(self)
             pass_by()
         commit(self)
-        if point == "after_kafka_commit":
+        if counts and point == "after_kafka_commit":
             pass_by()
 
     def add_and_die(self: TransactionalProducer, batches: Any) -> None:
         add(self, batches)
-        if point == "in_kafka_transaction" and any(batch.table is not None for batch in batches):
-            self._produce_waiting()
-            self._producer.flush(10)
-            pass_by()
+        if any(batch.table is not None for batch in batches):
+            with_rows[:] = [self]
+            if point == "in_kafka_transaction":
+                hand_over(self)
+                pass_by()
+
+    def forget_rows(self: TransactionalProducer) -> None:
+        with_rows.clear()
+        forget(self)
 
     patch.object(TransactionalProducer, "commit", commit_and_die).start()
     patch.object(TransactionalProducer, "add", add_and_die).start()
+    patch.object(TransactionalProducer, "_forget", forget_rows).start()
 
 
 def _wrap_worker(point: str, pass_by: Callable[[], None]) -> None:
-    commit, execute = sink.sql.Session.commit, sink.sql.Session.execute
+    advance = sink.progress.advance
+    commit, rollback = sink.sql.Session.commit, sink.sql.Session.rollback
+    with_records: set[sink.sql.Session] = set()
+    """Sessions whose open transaction has moved the progress over records."""
+
+    def advance_and_die(session: sink.sql.Session, *arguments: Any, records: int) -> bool:
+        moved = advance(session, *arguments, records=records)
+        if moved and records:
+            with_records.add(session)
+            if point == "in_sink_transaction":
+                pass_by()
+        return moved
 
     def commit_and_die(self: sink.sql.Session) -> None:
-        if point == "before_sink_commit":
+        counts = self in with_records
+        if counts and point == "before_sink_commit":
             pass_by()
         commit(self)
-        if point == "after_sink_commit":
+        with_records.discard(self)
+        if counts and point == "after_sink_commit":
             pass_by()
 
-    def execute_and_die(self: sink.sql.Session, statement: str | bytes, parameters: Any = ()) -> int:
-        changed = execute(self, statement, parameters)
-        text = statement.encode() if isinstance(statement, str) else statement
-        if point == "in_sink_transaction" and text.startswith(b"UPDATE _rowflow_progress"):
-            pass_by()
-        return changed
+    def rollback_and_forget(self: sink.sql.Session) -> None:
+        rollback(self)
+        with_records.discard(self)
 
+    patch.object(sink.progress, "advance", advance_and_die).start()
     patch.object(sink.sql.Session, "commit", commit_and_die).start()
-    patch.object(sink.sql.Session, "execute", execute_and_die).start()
+    patch.object(sink.sql.Session, "rollback", rollback_and_forget).start()
 
 
 def _shorten_sessions(session_s: float) -> None:
@@ -109,6 +138,8 @@ def _shorten_sessions(session_s: float) -> None:
     )
     shorter = tuple(setting.replace(usual, f" wait_timeout={session_s:.0f}") for setting in sink.sql._SETTINGS)
     patch.object(sink.sql, "_SETTINGS", shorter).start()
+    # As in the product, the pool lends none that the server may have closed.
+    patch.object(sink.sql, "IDLE_MAX_S", sink.sql.IDLE_MAX_S * session_s / 30).start()
 
 
 def main(point: str, passage: str, signal_name: str, session_s: str, *command_line: str) -> int:
