@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,8 @@ from tests.topics import Event
 
 WRITERS = 8
 CHANGES = 6
+SHARD_ROWS = 400
+"""Of a short first read under fire, so that it has many windows."""
 _AT_A_TIME = 2_000
 _DEADLOCK = 1213
 
@@ -45,7 +48,8 @@ class FireWriter(threading.Thread):
         self._number, self._rows, self._changes = number, rows, changes
         self._random = random.Random(number)
         self._enough = threading.Event()
-        self.written = 0
+        self.commits_s: list[float] = []
+        """When each transaction was committed, in seconds since 1970."""
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -68,7 +72,7 @@ class FireWriter(threading.Thread):
                 key = self._random.randrange(self._rows // WRITERS) * WRITERS + self._number
                 self._change(key, version + number)
             execute(self._connection, "COMMIT")
-            self.written += self._changes
+            self.commits_s.append(time.time())
         except MySQLdb.OperationalError as error:
             if error.args[0] != _DEADLOCK:
                 raise
@@ -86,13 +90,21 @@ class FireWriter(threading.Thread):
                 (key, version),
             )
 
-    def stop(self) -> int:
-        """End; gives the number of changes."""
+    @property
+    def written(self) -> int:
+        """The changes so far."""
+        return len(self.commits_s) * self._changes
+
+    def written_between(self, begin_s: float, end_s: float) -> int:
+        """The changes that were committed between two moments."""
+        return sum(begin_s <= commit_s <= end_s for commit_s in self.commits_s) * self._changes
+
+    def stop(self) -> None:
+        """End; raises what ended it before."""
         self._enough.set()
         self.join(30)
         if self.failure is not None:
             raise self.failure
-        return self.written
 
 
 @contextmanager

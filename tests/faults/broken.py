@@ -26,8 +26,7 @@ from rowflow.main import main as run
 from stream_app import app as worker_app
 from stream_app.transport import build_app
 from tests.faults.small_shards import limit_shards
-
-SHARD_ROWS = 100
+from tests.fire import SHARD_ROWS
 
 
 class _LowFromStatus:
