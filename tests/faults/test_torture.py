@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.torture import play
+from tests.faults.torture import ALL_DEEDS, play
 
 
 @pytest.mark.timeout(300)
 def test_rule_w1_every_record_takes_effect_once_under_half_a_minute_of_torture(tmp_path: Path) -> None:
-    report = play(seed=20261123, duration_s=25, directory=tmp_path)
+    report = play(seed=20261123, duration_s=20, directory=tmp_path)
     assert report.held, report
-    assert sum(report.deeds.values()) > 8
+    assert set(report.deeds) >= ALL_DEEDS, report
 
 
 @pytest.mark.soak
@@ -20,4 +20,4 @@ def test_rule_w1_every_record_takes_effect_once_under_half_a_minute_of_torture(t
 def test_rule_w1_every_record_takes_effect_once_under_ten_minutes_of_torture(seed: int, tmp_path: Path) -> None:
     report = play(seed, duration_s=600, directory=tmp_path)
     assert report.held, report
-    assert {"kill -9", "SIGTERM", "SIGSTOP", "seek back", "replay", "sink restart", "sink stall"} <= set(report.deeds)
+    assert set(report.deeds) >= ALL_DEEDS, report

@@ -3,7 +3,9 @@
 ``python -m tests.faults.torture SEED SECONDS DIRECTORY`` plays it on servers of its own and prints the report.  While a
 writer commits and aborts transactions, workers are killed, ended, stopped and continued, started; positions and progress are
 moved back; the sink's server is restarted, killed and stalled.  One row for each record shows doubles and holes, a trigger on
-the progress rows shows whether the moves join.
+the progress rows shows whether the moves join.  Every kind of deed is done once, in a drawn order, then kinds are drawn.
+
+Between two deeds nothing is waited for: they are paced, by the clock.  An outage lasts for so many records of the writer's.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +29,9 @@ from tests.topics import committed_offsets
 CATCH_UP_S = 90.0
 WORKERS_MAX = 3
 GONE_S = 12.0
+PACE_S = (0.5, 3.0)
+OUTAGE_S = 60.0
+ALL_DEEDS = {"kill -9", "SIGTERM", "SIGSTOP", "seek back", "replay", "sink restart", "sink kill -9", "sink stall"}
 
 
 @dataclasses.dataclass
@@ -53,8 +59,8 @@ class Report:
     def held(self) -> bool:
         """Whether every event took effect once, in order, and the workers stayed alive."""
         return (
-            self.seen == self.distinct == self.committed
-            and self.barriers == self.finished
+            self.seen == self.distinct == self.committed > 0
+            and self.barriers == self.finished > 0
             and not (self.broken_chains or self.out_of_order or self.died or any(self.exit_codes) or self.lag)
         )
 
@@ -69,11 +75,26 @@ class Torture:
         self._report = Report(seed)
         self._ended: set[int] = set()
         self._later: list[tuple[float, Callable[[], None]]] = []
+        self._writer = Writer(stage, seed + 1, barriers=0.03)
+        self._pace = threading.Event()
+        """Never set: it ends no pause."""
+        self._deeds: list[tuple[str, float, Callable[[], None]]] = [
+            ("start", 0.25, self._start_if_few),
+            ("kill -9", 0.30, self._kill),
+            ("SIGTERM", 0.12, self._terminate),
+            ("SIGSTOP", 0.12, self._suspend),
+            ("seek back", 0.07, self._seek_back),
+            ("replay", 0.06, self._replay),
+            ("sink restart", 0.03, self._restart_sink),
+            ("sink kill -9", 0.02, self._kill_sink),
+            ("sink stall", 0.03, self._stall_sink),
+        ]
+        self._missing = sorted(ALL_DEEDS)
+        self._random.shuffle(self._missing)
 
     def run(self, duration_s: float) -> Report:
-        """Torture for so long, let it catch up, and look."""
-        stage, report = self._stage, self._report
-        writer = Writer(stage, report.seed + 1)
+        """Torture for so long, and until each deed was done, let it catch up, and look."""
+        stage, report, writer = self._stage, self._report, self._writer
         writer.start()
         try:
             self._start()
@@ -81,8 +102,8 @@ class Torture:
             stage.watch_progress()
             self._start()
             until = time.monotonic() + duration_s
-            while time.monotonic() < until:
-                time.sleep(self._random.uniform(1, 4))
+            while time.monotonic() < until or self._missing:
+                self._pace.wait(self._random.uniform(*PACE_S))
                 self._run_due()
                 self._note_deaths()
                 self._do_something()
@@ -103,22 +124,18 @@ class Torture:
         return report
 
     def _do_something(self) -> None:
-        deeds: list[tuple[float, Callable[[], None]]] = [
-            (0.25, self._start_if_few),
-            (0.30, self._kill),
-            (0.12, self._terminate),
-            (0.12, self._suspend),
-            (0.07, self._seek_back),
-            (0.06, self._replay),
-            (0.03, self._restart_sink),
-            (0.02, self._kill_sink),
-            (0.03, self._stall_sink),
-        ]
         if not self._alive():
             self._start()
             return
-        chosen = self._random.choices([deed for _, deed in deeds], [weight for weight, _ in deeds])[0]
-        chosen()
+        if self._missing:
+            name = self._missing.pop(0)
+        else:
+            name = self._random.choices([name for name, _, _ in self._deeds], [weight for _, weight, _ in self._deeds])[
+                0
+            ]
+        next(deed for known, _, deed in self._deeds if known == name)()
+        if name in ALL_DEEDS and not self._report.deeds[name]:
+            self._missing.append(name)
 
     def _start(self) -> None:
         self._stage.start_worker()
@@ -203,15 +220,19 @@ class Torture:
 
     def _kill_sink(self) -> None:
         self._mysql.kill()
-        time.sleep(self._random.uniform(0, 5))
+        self._let_write(self._random.randrange(10_000))
         self._mysql.start()
         self._report.deeds["sink kill -9"] += 1
 
     def _stall_sink(self) -> None:
         self._mysql.suspend()
-        time.sleep(self._random.uniform(2, 12))
+        self._let_write(self._random.randrange(4_000, 16_000))
         self._mysql.resume()
         self._report.deeds["sink stall"] += 1
+
+    def _let_write(self, records: int) -> None:
+        enough = self._writer.committed + records
+        wait_until(lambda: self._writer.committed >= enough, OUTAGE_S, f"{records} more records")
 
     def _alive(self) -> list[subprocess.Popen[bytes]]:
         return [w for w in self._stage.workers if w.poll() is None and w.pid not in self._ended]
