@@ -236,6 +236,29 @@ def without_tombstone(events: Sequence[Event]) -> list[str]:
     return findings
 
 
+def key_changes(events: Iterable[Event]) -> tuple[int, list[str]]:
+    """How many keys were changed, by the headers; each is a delete that names the new key and a create that names the old.
+
+    Both are of one row of one event (rule R8).
+    """
+    opened: dict[tuple[str, tuple[int, int, int], bytes, bytes], Event] = {}
+    count, findings = 0, []
+    for event in sorted(events, key=lambda event: event.op != "d"):
+        old, new = event.headers.get("__debezium.oldkey"), event.headers.get("__debezium.newkey")
+        where = f"{event.topic} [{event.partition}] offset {event.offset} op {event.op}"
+        if (old is not None and event.op != "c") or (new is not None and event.op != "d"):
+            findings.append(f"{where}: a header that belongs to another op")
+        elif new is not None:
+            count += 1
+            opened[event.topic, event.place, event.key_bytes, new] = event
+        elif old is not None and opened.pop((event.topic, event.place, old, event.key_bytes), None) is None:
+            findings.append(f"{where}: no delete of {event.place} names this key as the new one")
+    findings += [
+        f"{event.topic} offset {event.offset}: no create names this key as the old one" for event in opened.values()
+    ]
+    return count, findings
+
+
 def same_row(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> str | None:
     """None where two rows are equal, else the names of what differs; never values, but for reading in a test's report."""
     if left is None or right is None:

@@ -139,8 +139,13 @@ class Workload(threading.Thread):
         self._enough = threading.Event()
         self._connection: Connection | None = None
         self._number = 0
+        self._affected = 0
+        """Rows that statements have changed so far, rolled back ones too."""
+        self._effects: Counter[str] = Counter()
+        """The kinds of change of the present transaction that had an effect."""
         self.counts: Counter[str] = Counter()
-        """``committed``, ``rolled back``, ``empty``, ``lost``, ``conflicts``, and each kind of change."""
+        """``committed``, ``empty``, ``lost``, ``conflicts``; and what had an effect: ``rolled back``, ``savepoint``, and each
+        kind of change where it was committed."""
         self.failure: BaseException | None = None
 
     # ---- running ----
@@ -197,7 +202,12 @@ class Workload(threading.Thread):
         if self._connection is None:
             self._connection = connect(self._url, self._database)
             execute(self._connection, "SET sql_mode = 'ALLOW_INVALID_DATES', innodb_lock_wait_timeout = 5")
-        return execute(self._connection, sql, parameters)
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            if cursor.description:
+                return list(cursor.fetchall())
+            self._affected += cursor.rowcount
+            return []
 
     # ---- transactions ----
 
@@ -212,34 +222,41 @@ class Workload(threading.Thread):
         ]
         self._random.choices([shape for _, shape in shapes], [weight for weight, _ in shapes])[0]()
 
-    def _empty(self) -> None:
+    def _begin(self) -> None:
+        self._effects.clear()
         self._execute("BEGIN")
+
+    def _empty(self) -> None:
+        self._begin()
         self._execute("COMMIT")
         self.counts["empty"] += 1
 
     def _without_effect(self) -> None:
-        self._execute("BEGIN")
+        self._begin()
         self._execute("UPDATE ints SET amount = amount WHERE id = -1")
         self._execute("UPDATE ints SET amount = amount")
         self._execute("COMMIT")
         self.counts["empty"] += 1
 
     def _rolled_back(self) -> None:
-        self._execute("BEGIN")
+        self._begin()
         for _ in range(self._random.randrange(1, 4)):
             self._change()
         self._execute("ROLLBACK")
-        self.counts["rolled back"] += 1
+        self.counts["rolled back"] += self._effects.total() > 0
 
     def _with_savepoint(self) -> None:
-        self._execute("BEGIN")
+        self._begin()
         self._change()
+        kept = Counter(self._effects)
         self._execute("SAVEPOINT before_it")
         self._change()
         self._change()
         self._execute("ROLLBACK TO SAVEPOINT before_it")
+        taken_back, self._effects = self._effects.total() - kept.total(), kept
         self._change()
         self._commit()
+        self.counts["savepoint"] += taken_back > 0
 
     def _autocommitted(self) -> None:
         self._number += 1
@@ -247,7 +264,7 @@ class Workload(threading.Thread):
         self.counts["committed"] += 1
 
     def _several_changes(self) -> None:
-        self._execute("BEGIN")
+        self._begin()
         for _ in range(self._random.choice((1, 1, 2, 3, 6))):
             self._change()
         self._commit()
@@ -257,6 +274,7 @@ class Workload(threading.Thread):
         self._execute("INSERT INTO audit (seed, number) VALUES (%s, %s)", (self._seed, self._number))
         self._execute("COMMIT")
         self.counts["committed"] += 1
+        self.counts.update(self._effects)
 
     # ---- changes ----
 
@@ -270,8 +288,9 @@ class Workload(threading.Thread):
             (2, "key swap", self._swap_keys),
         ]
         _, kind, change = self._random.choices(changes, [weight for weight, _, _ in changes])[0]
+        before = self._affected
         change(table)
-        self.counts[kind] += 1
+        self._effects[kind] += self._affected > before
 
     def _key(self, table: str) -> tuple[Any, ...]:
         number = self._random.randrange(KEYS)
