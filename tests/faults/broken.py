@@ -4,10 +4,14 @@
 
 low_from_binary_log_status  a shard's low watermark is SHOW BINARY LOG STATUS, taken before the SELECT (exactness.md J1)
 without_agent               no Faust agent takes the slices
+whole                       nothing is taken out
+
+Of the last two each says when Faust's consumer has started.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +28,7 @@ from cdc_reader.shard_reader import ShardReader
 from cdc_reader.sql import SourceSession, binlog_status
 from rowflow.main import main as run
 from stream_app import app as worker_app
-from stream_app.transport import build_app
+from stream_app.transport import SliceThread, build_app
 from tests.faults.small_shards import limit_shards
 from tests.fire import SHARD_ROWS
 
@@ -88,8 +92,23 @@ def low_from_binary_log_status() -> None:
     _LowFromStatus().start()
 
 
+STARTED = "broken: Faust's consumer has started"
+
+
+def whole() -> None:
+    """Say when Faust's consumer has started, and leave all as it is."""
+    start = SliceThread.on_start
+
+    async def start_and_tell(self: SliceThread) -> None:
+        await start(self)
+        os.write(2, f"{STARTED}\n".encode())
+
+    patch.object(SliceThread, "on_start", start_and_tell).start()
+
+
 def without_agent() -> None:
     """Let the app have no agent."""
+    whole()
 
     def build_without(*arguments: Any, **named: Any) -> faust.App:
         app = build_app(*arguments, **named)
@@ -99,7 +118,7 @@ def without_agent() -> None:
     patch.object(worker_app, "build_app", build_without).start()
 
 
-WHATS = {what.__name__: what for what in (low_from_binary_log_status, without_agent)}
+WHATS = {what.__name__: what for what in (low_from_binary_log_status, without_agent, whole)}
 
 
 def main(what: str, *command_line: str) -> int:
