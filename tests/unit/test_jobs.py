@@ -297,6 +297,30 @@ def test_a_look_that_rows_have_overtaken_is_taken_again() -> None:
     assert (found.publishing, found.fingerprint) == (True, WITH_PRICE.fingerprint)
 
 
+@pytest.mark.parametrize(("kind", "read_again"), [(Kind.RESHAPED, True), (Kind.OTHER, False)])
+def test_a_statement_that_may_have_changed_rows_asks_for_a_job_though_the_shape_is_the_same(
+    kind: Kind,
+    read_again: bool,  # noqa: FBT001
+) -> None:
+    stand = Stand().begin()
+    stand.read([1], high=200)
+    stand.step(200)
+    stand.tables.statement(Statement(kind, (BOOKS,)), stand.origin)
+    stand.step()
+    # A barrier has overtaken this look: it is taken again, and what it was for isn't forgotten.
+    stand.looked(SCHEMA, 200)
+    stand.tables.statement(Statement(Kind.TRUNCATE, (BOOKS,)), stand.origin)
+    stand.step(300)
+    stand.step()
+    stand.looked(SCHEMA, 300)
+    asked = records(stand.step(400), JobRequest)
+    assert [(request.origin, request.fresh) for request in asked] == [("schema change", True)] * read_again
+    if read_again:
+        stand.step()
+        stand.looked(SCHEMA, 400)
+        assert barriers(stand.step()) == ["begin"] * PARTITIONS
+
+
 def test_rule_j2_a_window_of_a_stream_that_lags_keeps_only_the_keys_of_its_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
