@@ -33,6 +33,7 @@ from confluent_kafka.cimpl import NewTopic
 from cdc_reader.batches import Batch
 from cdc_reader.config import KafkaConfig
 from cdc_reader.errors import BrokerAway, BrokerFenced, BrokerRefused, BrokerStopped
+from schemas.brokers import BrokerFailures, not_authorized
 from schemas.topics import jobs_topic, positions_topic, schemas_topic
 
 TRANSACTION_TIMEOUT_MS = 60_000
@@ -46,8 +47,19 @@ _CONSUME_S = 0.05
 """librdkafka waits for so long even where the records that are there have come."""
 _END_WAIT_MS, _FOLLOW_WAIT_MS = 50, 1_000
 """How long a broker holds a fetch without data: little where the end is waited for, which is told only then."""
+_LOOK_S = 2.0
 _POLL_EVERY = 5_000
 _PRODUCED_TOGETHER = 1_000
+UNAUTHORIZED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+_OPERATIONS = (
+    "Create, Read and Write on topics that begin with PREFIX., Write on transactional ids that begin with rowflow-PREFIX, "
+    "and Describe on groups that begin with rowflow-PREFIX-"
+)
 
 
 log = logging.getLogger(__name__)
@@ -67,25 +79,25 @@ def _client_options(config: KafkaConfig) -> dict[str, Any]:
     return {"bootstrap.servers": config.bootstrap_servers, "error_cb": lambda _: None, "logger": _library_log}
 
 
-def _fatal_or_away(error: KafkaException) -> Exception:
+def _fatal_or_away(cause: KafkaError) -> Exception:
     """The room's own error for one of librdkafka's."""
-    cause: KafkaError = error.args[0]
     code = cause.code()
     if code in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
         return BrokerFenced(f"Kafka has fenced this reader: {cause.str()}")
-    if code in (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
-        return BrokerRefused(
-            f"Kafka refuses the reader: {cause.str()}; grant Write and Describe on its topics and its transactional id"
-        )
+    if code in UNAUTHORIZED:
+        return BrokerRefused(not_authorized("the reader", cause.str(), _OPERATIONS))
     return BrokerAway(f"Kafka: {cause.str()}")
 
 
 def _too_large(batch: Batch, size: int) -> BrokerStopped:
     table = batch.table
-    way_on = f'; shorten the row or leave the table out ("!{table}" in [source] tables), then rowflow snapshot {table}'
+    ways_on = (
+        f"; shorten the row, then rowflow snapshot {table} --start-over; or leave the table out with "
+        f'"!{table}" in [source] tables, and start again'
+    )
     return BrokerStopped(
         f"an event for topic {batch.topic} has {size} bytes, and a Kafka record {_RECORD_BYTES_MAX} at most"
-        f"{f'{way_on} --start-over' if table else ''}"
+        f"{ways_on if table else ''}"
     )
 
 
@@ -127,7 +139,7 @@ class TransactionalProducer:
                 return
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline or self._stopping.is_set():
-                    raise _fatal_or_away(error) from error
+                    raise _fatal_or_away(error.args[0]) from error
                 if time.monotonic() - told_s > _TELL_EVERY_S:
                     told_s = time.monotonic()
                     log.warning("Kafka doesn't answer: %s; waiting for it", error.args[0].str())
@@ -154,7 +166,7 @@ class TransactionalProducer:
             if self._waiting_rows >= _PRODUCED_TOGETHER:
                 self._produce_waiting()
         except KafkaException as error:
-            raise _fatal_or_away(error) from error
+            raise _fatal_or_away(error.args[0]) from error
 
     def _produce_waiting(self) -> None:
         for batch in self._waiting:
@@ -206,7 +218,7 @@ class TransactionalProducer:
             self._produce_waiting()
             self._retried(self._producer.commit_transaction, TRANSACTION_TIMEOUT_MS / 1000)
         except KafkaException as error:
-            raise _fatal_or_away(error) from error
+            raise _fatal_or_away(error.args[0]) from error
         finally:
             self._forget()
 
@@ -266,7 +278,7 @@ class Log:
                     self._end = message.offset() or 0
                     return records
                 elif not error.retriable():
-                    raise BrokerAway(f"Kafka: {error.str()}")
+                    raise _fatal_or_away(error)
         raise BrokerAway(f"{self._topic} could not be read to its end in {timeout_s:g} s")
 
     def new(self) -> list[Record]:
@@ -284,7 +296,7 @@ class Log:
         try:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=10.0)
         except KafkaException as error:
-            raise _fatal_or_away(error) from error
+            raise _fatal_or_away(error.args[0]) from error
         end, span = high, _READ_BACK_RECORDS
         while end > low:
             start = max(low, end - span)
@@ -310,9 +322,11 @@ class Topics:
         options = {**_client_options(config), "error_cb": self._note_error}
         self._admin = AdminClient({**options, "socket.timeout.ms": 10_000, **config.consumer})
         self._refused_login = ""
+        self._failures = BrokerFailures()
 
     def _note_error(self, error: KafkaError) -> None:
-        """Of a login that is refused only librdkafka's own thread learns: a call just takes too long."""
+        """Why a broker isn't reached only librdkafka's own thread learns: a call just takes too long."""
+        self._failures.note(error.str())
         if error.code() == KafkaError._AUTHENTICATION:
             self._refused_login = error.str()
 
@@ -322,33 +336,21 @@ class Topics:
         Raises BrokerRefused naming the address, or the advertised one that can't be reached.
         """
         deadline = time.monotonic() + timeout_s
-        advertised = ""
+        servers = self._config.bootstrap_servers
         while not stopping.is_set():
             try:
-                brokers = self._admin.list_topics(timeout=2.0).brokers.values()
-                advertised = ", ".join(f"{broker.host}:{broker.port}" for broker in brokers)
-                self._admin.describe_cluster(request_timeout=5.0).result()
+                self._admin.describe_cluster(request_timeout=_LOOK_S).result()
                 return
             except KafkaException as error:
                 self._admin.poll(0)
                 if self._refused_login:
                     raise BrokerRefused(
-                        f"Kafka at {self._config.bootstrap_servers} refuses the login: {self._refused_login}; mend the sasl or "
-                        "ssl options in [kafka.consumer] and [kafka.producer]"
+                        f"Kafka at {servers} refuses the login: {self._refused_login}; mend the sasl or ssl options in "
+                        "[kafka.consumer] and [kafka.producer]"
                     ) from error
                 if time.monotonic() > deadline:
-                    raise self._not_reached(advertised, error) from error
-
-    def _not_reached(self, advertised: str, error: KafkaException) -> BrokerRefused:
-        servers = self._config.bootstrap_servers
-        if not advertised:
-            return BrokerRefused(
-                f"no Kafka broker answers at {servers} ({error.args[0].str()}); start it, or mend [kafka] bootstrap_servers"
-            )
-        return BrokerRefused(
-            f"the broker at {servers} answers, but the address that it advertises, {advertised}, can't be reached from here; "
-            "set advertised.listeners in the broker's configuration to an address that can"
-        )
+                    reason = error.args[0].str()
+                    raise BrokerRefused(self._failures.not_reached(servers, reason)) from error
 
     def ids(self, names: Sequence[str]) -> dict[str, str]:
         """Kafka's ids of those of the topics that exist (W7)."""
@@ -368,7 +370,7 @@ class Topics:
                     if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
         except KafkaException as error:
-            raise _fatal_or_away(error) from error
+            raise _fatal_or_away(error.args[0]) from error
         return found
 
     def ensure(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> dict[str, str]:
@@ -402,7 +404,7 @@ class Topics:
                 future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise _fatal_or_away(error) from error
+                    raise _fatal_or_away(error.args[0]) from error
 
     def ensure_own(self) -> dict[str, str]:
         """``__positions``, ``__schemas`` and ``__jobs``: one partition each, compacted (R2)."""

@@ -28,9 +28,11 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from cdc_reader.kafka import UNAUTHORIZED
 from rowflow.errors import UnreachableError
 from rowflow.settings import KafkaSettings
-from schemas.errors import SettingError
+from schemas.brokers import BrokerFailures, not_authorized
+from schemas.errors import RefusedError, SettingError
 
 log = logging.getLogger(__name__)
 _library_log = logging.getLogger("librdkafka")
@@ -39,6 +41,7 @@ _library_log.setLevel(logging.ERROR)
 ANSWER_TIME_S = 10.0
 _TAIL_RECORDS = 200
 _POLL_S = 0.1
+_OPERATIONS = "Read and Write on topics that begin with PREFIX., and Describe on groups that begin with rowflow-PREFIX-"
 
 Options = Mapping[str, str | int | float | bool]
 
@@ -106,7 +109,13 @@ class Kafka:
         check_options(settings)
         self._settings = settings
         self._base: dict[str, Any] = {"bootstrap.servers": settings.bootstrap_servers, "log_level": 3}
-        self._admin = _client(AdminClient, "kafka.consumer", {**settings.consumer, **self._base})
+        self._failures = BrokerFailures()
+        options = {**settings.consumer, **self._base, "error_cb": self._note_error}
+        self._admin = _client(AdminClient, "kafka.consumer", options)
+
+    def _note_error(self, error: KafkaError) -> None:
+        """Why a broker isn't reached only librdkafka's own thread learns: a call just takes too long."""
+        self._failures.note(error.str())
 
     def shapes(self, topics: Iterable[str]) -> dict[str, TopicShape]:
         """Id and number of partitions of those topics that there are."""
@@ -122,7 +131,7 @@ class Kafka:
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     continue
-                raise self._unreachable(error) from None
+                raise self.translated(error.args[0]) from None
             found[topic] = TopicShape(str(description.topic_id), len(description.partitions))
         return found
 
@@ -149,8 +158,10 @@ class Kafka:
         for key, value in records:
             producer.produce(topic, value=value, key=key, on_delivery=note)
         left = producer.flush(ANSWER_TIME_S)
-        if refused or left:
-            raise self._unreachable(KafkaException(refused[0]) if refused else None)
+        if refused:
+            raise self.translated(refused[0])
+        if left:
+            raise self.unreachable(f"a record for {topic} was not taken within {ANSWER_TIME_S:.0f} s")
 
     def follow(self, topic: str, *, tail: bool = False) -> TopicFollower:
         """Read a topic of one partition; ``tail``: only its last records."""
@@ -177,14 +188,18 @@ class Kafka:
         try:
             return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
         except KafkaException as error:
-            raise self._unreachable(error) from None
+            raise self.translated(error.args[0]) from None
 
-    def _unreachable(self, error: KafkaException | None) -> UnreachableError:
-        reason = f" ({error.args[0].str()})" if error is not None else ""
-        return UnreachableError(
-            f"Kafka at {self._settings.bootstrap_servers} doesn't answer{reason}: is it running, and is"
-            " [kafka] bootstrap_servers (ROWFLOW_KAFKA__BOOTSTRAP_SERVERS) right?"
-        )
+    def unreachable(self, reason: str) -> UnreachableError:
+        """The error for brokers that don't do what they were asked for in time."""
+        self._admin.poll(0)
+        return UnreachableError(self._failures.not_reached(self._settings.bootstrap_servers, reason))
+
+    def translated(self, error: KafkaError) -> RefusedError:
+        """The error for what librdkafka says."""
+        if error.code() in UNAUTHORIZED:
+            return RefusedError(not_authorized("this command", error.str(), _OPERATIONS))
+        return self.unreachable(error.str())
 
 
 class TopicFollower:
@@ -232,8 +247,8 @@ class TopicFollower:
                 self._next_offset = next_offset
                 return records
             elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-                raise UnreachableError(f"can't read topic {self._topic}: {error.str()}")
-        raise UnreachableError(f"can't read topic {self._topic} to its end within {ANSWER_TIME_S:.0f} s")
+                raise self._kafka.translated(error)
+        raise self._kafka.unreachable(f"{self._topic} was not read to its end within {ANSWER_TIME_S:.0f} s")
 
     def close(self) -> None:
         """Give the connection up."""

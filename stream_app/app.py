@@ -127,6 +127,8 @@ class _Worker:
         """Start, then hand this thread to Faust's worker."""
         sink_id = self._reached(self._prepare_sink)
         group = progress.consumer_group(self._config.prefix, sink_id)
+        # The admin client learns whether Kafka is reached by its advertised address too, and lets us see the topic.
+        self._reached(lambda: self._lookup.topic_ids([jobs_topic(self._config.prefix)]))
         facts = self._wait_for_topics()
         for topic in facts.values():
             self._hold_progress(topic)
@@ -181,17 +183,16 @@ class _Worker:
                 return step()
             except (Unreachable, LockConflict, KafkaUnreachable) as error:
                 if time.monotonic() > self._deadline:
-                    raise WorkerRefused(
-                        f"not reached within {self._config.start_timeout_s:.0f} s: {error}{self._remedy(error)}"
-                    ) from error
+                    away = self._what_is_away(error)
+                    raise WorkerRefused(f"not reached within {self._config.start_timeout_s:.0f} s: {away}") from error
                 back_off.report(log, "waiting: %s", error)
                 back_off.block()
 
-    def _remedy(self, error: Exception) -> str:
-        """What to do about a server that is away, for a message's end."""
+    def _what_is_away(self, error: Exception) -> str:
+        """An error of a server that is away, with what to do about it."""
         if isinstance(error, KafkaUnreachable):
-            return f"; start the brokers at {self._config.bootstrap_servers}, or mend [kafka] bootstrap_servers"
-        return "; start it, or mend [sink] url" if isinstance(error, Unreachable) else ""
+            return self._lookup.not_reached(str(error))
+        return f"{error}; start it, or mend [sink] url" if isinstance(error, Unreachable) else str(error)
 
     def _prepare_sink(self) -> str:
         with self._pool.lend() as session:

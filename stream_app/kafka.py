@@ -25,14 +25,25 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from schemas.brokers import BrokerFailures, not_authorized
+from schemas.errors import RowflowError
 from schemas.tables import TableName
 from sink.progress import LogRange, TopicFacts
 from stream_app.config import WorkerConfig
-from stream_app.errors import KafkaUnreachable
+from stream_app.errors import KafkaUnreachable, WorkerRefused
 
 ANSWER_TIMEOUT_S = 10.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()
 _LATEST: OffsetSpec = OffsetSpec.latest()
+_UNAUTHORIZED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+_OPERATIONS = (
+    "Read on topics that begin with PREFIX., Write on topics that begin with PREFIX.__jobs, and Read on groups that begin "
+    "with rowflow-PREFIX-"
+)
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError.RESOURCE_NOT_FOUND}
 
 _client_log = logging.getLogger("rowflow.worker.librdkafka")
@@ -53,9 +64,16 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as exception:
-        raise KafkaUnreachable(f"Kafka: {what}: {exception.args[0].name()}") from exception
+        raise _worker_error(what, exception.args[0]) from exception
     except TimeoutError as exception:
         raise KafkaUnreachable(f"Kafka: {what}: no answer within {ANSWER_TIMEOUT_S:.0f} s") from exception
+
+
+def _worker_error(what: str, error: KafkaError) -> RowflowError:
+    """The room's own error for one of librdkafka's."""
+    if error.code() in _UNAUTHORIZED:
+        return WorkerRefused(not_authorized("the worker", f"{what}: {error.name()}", _OPERATIONS))
+    return KafkaUnreachable(f"Kafka: {what}: {error.name()}")
 
 
 class TopicLookup:
@@ -63,7 +81,19 @@ class TopicLookup:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._admin = AdminClient({**client_options(config), "socket.timeout.ms": int(ANSWER_TIMEOUT_S * 1000)})
+        self._failures = BrokerFailures()
+        options: dict[str, Any] = {**client_options(config)}
+        options |= {"socket.timeout.ms": int(ANSWER_TIMEOUT_S * 1000), "error_cb": self._note_error}
+        self._admin = AdminClient(options)
+
+    def _note_error(self, error: KafkaError) -> None:
+        """Why a broker isn't reached only librdkafka's own thread learns: a call just takes too long."""
+        self._failures.note(error.str())
+
+    def not_reached(self, reason: str) -> str:
+        """Brokers that can't be reached, in words that say what mends it."""
+        self._admin.poll(0)
+        return self._failures.not_reached(self._config.bootstrap_servers, reason)
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, tuple[str, int]]:
         """By topic: Kafka's id of it and the number of its partitions; topics that don't exist are left out."""
@@ -133,7 +163,7 @@ class CompactedTopic:
         self._consumer = Consumer(
             {
                 **client_options(config),
-                "group.id": f"{topic}.reader",
+                "group.id": f"rowflow-{config.prefix}-worker",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
@@ -172,7 +202,7 @@ class CompactedTopic:
                 return
             else:
                 self._assigned = False
-                raise KafkaUnreachable(f"Kafka: {self._topic}: {error.name()}")
+                raise _worker_error(self._topic, error)
 
     def is_whole(self) -> bool:
         """Whether the last refresh came to the end that the broker names now; raises KafkaUnreachable."""
@@ -223,5 +253,8 @@ class RequestSender:
 
         with _translated(f"writing to {self._topic}"):
             self._producer.produce(self._topic, value, key, partition=0, on_delivery=note)
-        if self._producer.flush(ANSWER_TIMEOUT_S) or failures:
+        left = self._producer.flush(ANSWER_TIMEOUT_S)
+        if failures:
+            raise _worker_error(f"writing to {self._topic}", failures[0])
+        if left:
             raise KafkaUnreachable(f"Kafka: a record for {self._topic} was not taken; it will be sent again")

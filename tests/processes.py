@@ -40,6 +40,7 @@ from tests.topics import committed_offsets, last_value, read_topics
 ROOT = Path(__file__).resolve().parents[1]
 END_S = 10.0
 SETTINGS_VARIABLES = "ROWFLOW_"
+RESTARTED = {"ROWFLOW_LIFELINE": "1", "ROWFLOW_RESTARTED": "1"}
 
 T = TypeVar("T")
 Setting = str | int | float | Sequence[str] | Mapping[str, Any]
@@ -84,9 +85,12 @@ class Program:
     def ended(self, timeout_s: float) -> int:
         """The exit code, once it ends by itself."""
         try:
-            return self.process.wait(timeout_s)
+            code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} runs after {timeout_s:g} s; its log ends:\n{self.tail()}") from None
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""
@@ -137,14 +141,20 @@ class Pipeline:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text("\n".join(text) + "\n", encoding="utf-8")
 
-    def start(self, command: str, *arguments: str, launcher: Sequence[str] = ("rowflow.main",)) -> Program:
-        """Start ``rowflow COMMAND``; ``launcher``: a module, and its own arguments, that does so in its own way."""
+    def start(
+        self, command: str, *arguments: str, launcher: Sequence[str] = ("rowflow.main",), restarted: bool = False
+    ) -> Program:
+        """Start ``rowflow COMMAND``; ``launcher``: a module, and its own arguments, that does so in its own way.
+
+        ``restarted``: as `up` starts a child again, which lives no longer than its stdin is open.
+        """
         name = f"{command}-{len(self.programs)}"
         log = self.directory / f"{name}.log"
         line = [sys.executable, "-m", *launcher, command, "--config", str(self.config), *arguments]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment(),
+                line, cwd=ROOT, stdin=subprocess.PIPE if restarted else subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, env={**environment(), **(RESTARTED if restarted else {})},
                 start_new_session=True,
             )  # fmt: skip
         program = Program(name, process, log)
@@ -182,7 +192,7 @@ class Pipeline:
             if program.running:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(program.process.pid, signal.SIGKILL)
-                program.process.wait()
+            program.ended(END_S)
 
     # ---- where everything stands ----
 
