@@ -278,10 +278,32 @@ def test_fault_s2_without_gtids_a_position_holds_for_one_server(shop: Pipeline, 
     stops_well(reader)
 
 
-def test_a_server_without_a_binlog_is_refused_with_the_line_for_my_cnf(shop: Pipeline, server: MysqlServer) -> None:
+def test_a_server_that_logs_nothing_or_not_all_is_refused_with_the_lines_for_my_cnf(
+    shop: Pipeline, server: MysqlServer
+) -> None:
     server.restart({"disable_log_bin": "1"})
     message = refusal(shop, "reader", 3)
     assert "add log_bin = binlog to [mysqld] in my.cnf and restart" in message
     server.options.pop("disable_log_bin")
-    server.restart({"log_bin": "binlog"})
+    server.restart({"log_bin": "binlog", "binlog_ignore_db": shop.database, "log_replica_updates": "OFF"})
+    # Nothing is replicated, but a replica it is.
+    as_root(shop, "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1'")
+    message = refusal(shop, "reader", 3)
+    assert f"leaves {shop.database} out of its binlog" in message
+    assert refusal(shop, "read", 3, "--to", "stdout") == message
+    left_out = re.search(r'"(!\S+)"', message)
+    assert left_out is not None
+    shop.write_config({"source": {"tables": [f"{shop.database}.*", left_out[1]]}})
+    message = refusal(shop, "reader", 3)
+    assert "is a replica that doesn't log what it replicates" in message
+    line = re.search(r"add (\w+) = (\w+) to \[mysqld\]", message)
+    assert line is not None
+    server.restart({line[1]: line[2]})
+    reader = shop.start("reader")
+    shop.until(lambda: "begins at the source's present end" in reader.text(), 30, "a start without that table")
+    stops_well(reader)
+    server.options.pop("binlog_ignore_db")
+    server.restart()
+    shop.write_config()
     stops_well(goes_on(shop, with_job=True))
+    as_root(shop, "STOP REPLICA", "RESET REPLICA ALL")
