@@ -2,7 +2,7 @@
 
 Comes in: a server's port.  Goes out: a port on 127.0.0.1 that leads there, until ``silence``: from then on nothing passes
 on the connections that are open, in either direction, and they stay open.  ``speak`` lets new connections through.  ``cut``
-closes them, and nobody listens any more, until ``mend``.
+closes them, and nobody listens any more, until ``mend``.  ``hang_up`` closes them, and each new one at once, until ``speak``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class SilentProxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._silent = threading.Event()
+        self._hangs_up = False
         self._sockets: list[socket.socket] = []
         self.refused = 0
-        """How many connections were made while it was silent; they are accepted, and nothing is said."""
+        """How many connections were made in vain: nothing was said to them, or they were closed."""
         self.port: int = self._listener.getsockname()[1]
         self._acceptor = self._listen()
 
@@ -35,6 +36,12 @@ class SilentProxy:
     def speak(self) -> None:
         """Let new connections through; those that fell silent stay so."""
         self._silent = threading.Event()
+        self._hangs_up = False
+
+    def hang_up(self) -> None:
+        """Close the connections that are open, and each new one at once: what is tried in vain is counted."""
+        self._hangs_up = True
+        self._shut_down()
 
     def cut(self) -> None:
         """Close the connections that are open and refuse new ones."""
@@ -42,9 +49,7 @@ class SilentProxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._acceptor.join()
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self._shut_down()
 
     def mend(self) -> None:
         """Listen again, on the same port."""
@@ -56,6 +61,11 @@ class SilentProxy:
         for each in [self._listener, *self._sockets]:
             each.close()
 
+    def _shut_down(self) -> None:
+        for each in list(self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def _listen(self) -> threading.Thread:
         thread = threading.Thread(target=self._accept, daemon=True)
         thread.start()
@@ -65,6 +75,10 @@ class SilentProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._hangs_up:
+                    self.refused += 1
+                    client.close()
+                    continue
                 self._sockets.append(client)
                 if self._silent.is_set():
                     self.refused += 1
