@@ -102,12 +102,19 @@ class Publisher:
         self._producer.close()
 
 
-def check_fenced(config: KafkaConfig, instance: str) -> None:
-    """After a fencing: returns where it was this reader's own time-out, raises BrokerStopped where another took over (R5)."""
+def check_fenced(config: KafkaConfig, instance: str, times: int) -> None:
+    """After a fencing, the one of that number: returns where it was this reader's own time-out (R5).
+
+    Raises BrokerStopped where another took over.
+    """
     position = last_position(config)
     if position is not None and position.instance != instance:
         raise BrokerStopped(
             f"another reader has taken over prefix {config.prefix} (at {position}); only one may run for a prefix: "
             "stop one of them, or give this one another [kafka] prefix"
         )
-    log.warning("the Kafka transaction timed out while this reader stood still; it goes on from %s", position)
+    log.warning(
+        "the Kafka transaction timed out while this reader stood still (%d since its start); it goes on from %s",
+        times,
+        position,
+    )

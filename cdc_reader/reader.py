@@ -78,6 +78,7 @@ class Reader:
         self._instance = uuid.uuid4().hex
         self._stopping = threading.Event()
         self._publisher: Publisher | None = None
+        self._fencings = 0
 
     def stop(self) -> None:
         """Ends at the next chance, with what is complete committed."""
@@ -131,7 +132,8 @@ class Reader:
             raise
         except BrokerFenced as error:
             self._drop_publisher()
-            check_fenced(self._config.kafka, self._instance)
+            self._fencings += 1
+            check_fenced(self._config.kafka, self._instance, self._fencings)
             raise BrokerAway(str(error)) from error
 
     def _abort(self) -> None:

@@ -66,7 +66,7 @@ def committed_end(config: KafkaConfig) -> int:
 
 
 def test_rule_r1_a_start_fences_goes_on_from_the_last_commit_and_claims(
-    config: KafkaConfig, publisher: MakePublisher
+    config: KafkaConfig, publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = publisher("first")
     assert first.committed is None
@@ -88,8 +88,9 @@ def test_rule_r1_a_start_fences_goes_on_from_the_last_commit_and_claims(
     with pytest.raises(BrokerFenced):
         first.commit(at(200))
     with pytest.raises(BrokerStopped, match="another reader has taken over"):
-        check_fenced(config, "first")
-    check_fenced(config, "second")
+        check_fenced(config, "first", 1)
+    check_fenced(config, "second", 2)
+    assert "timed out while this reader stood still (2 since its start)" in caplog.text
     keys = [event.key_bytes for event in read_topics(config.bootstrap_servers, [f"{config.prefix}.shop.books"])]
     assert keys == [b'{"id":1}'], "what the first had not committed is given up"
 
