@@ -26,8 +26,8 @@ GRANTS = (
 
 @pytest.fixture
 def shop(services: ServiceAddresses, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline with one table of one row."""
-    with pipeline(services, tmp_path) as made:
+    """A pipeline with one table of one row; `up` has one worker, for each costs a second and none of this needs two."""
+    with pipeline(services, tmp_path, {"stream": {"workers": 1}}) as made:
         with made.source() as source:
             execute(source, "CREATE TABLE t (id INT PRIMARY KEY)")
             execute(source, "INSERT INTO t VALUES (1)")
@@ -221,7 +221,7 @@ def half(row: dict) -> int:
 def test_too_many_dead_letters_stop_with_the_select_that_shows_them(shop: Pipeline, tmp_path: Path) -> None:
     functions = tmp_path / "functions.py"
     functions.write_text(FUNCTIONS.format(database=shop.database, canary=CANARY))
-    stream: dict[str, str | int] = {"functions": str(functions), "dead_letters_in_a_row_max": 3, "workers": 1}
+    stream: dict[str, str | int] = {"functions": str(functions), "dead_letters_in_a_row_max": 3}
     shop.write_config({"kafka": {"partitions": 1}, "stream": stream})
     up = shop.start("up")
     shop.until(lambda: " is done: " in up.text(), 60, "the first read")
