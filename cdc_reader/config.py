@@ -57,5 +57,9 @@ class ReaderConfig:
     part_rows: int = 20_000
     job_connections: int = 4
     """So many shards are read at the same time."""
+    job_rows_per_s: int = 0
+    """All of them together read no more; 0: as many as they can."""
+    job_threads_running_max: int = 0
+    """No shard is begun while the source runs more statements (its Threads_running); 0: always."""
     shard_rows: int = 5_000
     shard_bytes: int = 8 * 1024 * 1024

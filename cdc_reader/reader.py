@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cdc_reader.batches import Origin
@@ -32,11 +32,12 @@ from cdc_reader.plans import compile_plan
 from cdc_reader.positions import Position
 from cdc_reader.preflight import SourceFacts, asks_by_gtids, check_position, check_source, check_tables, source_facts
 from cdc_reader.publisher import Publisher, check_fenced
+from cdc_reader.running_job import JobLimits
 from cdc_reader.shard_reader import ShardReader
 from cdc_reader.sql import SourceSession, binlog_status
 from cdc_reader.stream import Stream
 from schemas.errors import StoppedError
-from schemas.jobs import JobRequest, JobState, TableState, parse_job_record
+from schemas.jobs import JobOrder, JobRequest, JobState, TableState, parse_job_record
 from schemas.tables import TableName, TableSchema
 from schemas.topics import jobs_topic, positions_topic, schemas_topic
 
@@ -193,25 +194,26 @@ class _Session:
             partial(_is_transactional, self._config),
             lower_case=facts.lower_case,
         )
-        requests, states, table_states = _job_records(jobs_log)
-        tables.load(table_states.values(), self._schemas())
-        position = self._start_position(session, facts, requests, states, table_states)
+        records = _job_records(jobs_log)
+        tables.load(records.tables.values(), self._schemas())
+        position = self._start_position(session, facts, records)
         with self._shard_readers(facts) as shard_readers:
             self._jobs = JobRunner(
                 tables,
                 shard_readers,
                 kafka.prefix,
                 self._topics.ensure_tables,
-                self._config.shard_rows,
-                self._config.shard_bytes,
+                JobLimits(self._config.shard_rows, self._config.shard_bytes, self._config.job_rows_per_s),
             )
-            self._jobs.load(requests.values(), states.values())
+            self._jobs.queue.load(records.requests.values(), records.states.values())
+            for order in records.orders.values():
+                self._jobs.queue.orders.append(order)
             self._check_topics(tables)
             self._publisher.topic_ids = self._topic_ids()
             self._tables = tables
-            self._begin_at(position, requests)
+            self._begin_at(position, records.requests)
             new = [name for name in facts.tables if self._config.source.patterns.matches(name)]
-            self._jobs.add_first_reads(new, now_ms())
+            self._jobs.queue.add_first_reads(new, now_ms())
             # A set that was empty on a server that has transactions doesn't hold what lies before it.
             self._with_gtids = facts.gtid_mode and bool(position.gtids or not binlog_status(session).gtids)
             with_gtids = asks_by_gtids(facts, position)
@@ -230,7 +232,13 @@ class _Session:
         with ExitStack() as stack:
             readers = []
             for _ in range(self._config.job_connections):
-                reader = ShardReader(source.address, source.patterns, facts.collations, source.on_undecodable)
+                reader = ShardReader(
+                    source.address,
+                    source.patterns,
+                    facts.collations,
+                    source.on_undecodable,
+                    self._config.job_threads_running_max,
+                )
                 stack.callback(reader.close)
                 readers.append(reader)
             yield readers
@@ -249,17 +257,10 @@ class _Session:
         prefix = self._config.kafka.prefix
         return " ".join(self._own_ids[topic] for topic in (positions_topic(prefix), jobs_topic(prefix)))
 
-    def _start_position(
-        self,
-        session: SourceSession,
-        facts: SourceFacts,
-        requests: dict[str, JobRequest],
-        states: dict[str, JobState],
-        table_states: dict[TableName, TableState],
-    ) -> Position:
+    def _start_position(self, session: SourceSession, facts: SourceFacts, records: _JobRecords) -> Position:
         """The committed position; the source's present end for a new prefix, or where the old place is given up by name."""
         committed = self._publisher.committed
-        everything = any(request.everything and request.id not in states for request in requests.values())
+        everything = any(asked.everything and asked.id not in records.states for asked in records.requests.values())
         if not everything and committed is not None and committed.begun:
             if committed.topic_ids and committed.topic_ids != self._topic_ids():
                 raise BrokerStopped(
@@ -269,7 +270,7 @@ class _Session:
             check_position(session, facts, committed)
             log.info("goes on from %s", committed)
             return committed
-        if not everything and table_states:
+        if not everything and records.tables:
             raise BrokerStopped(
                 f"{positions_topic(self._config.kafka.prefix)} holds no position, but tables are followed: it was deleted or "
                 "emptied; give up the old place and read the tables anew: rowflow snapshot --all --start-over"
@@ -411,11 +412,13 @@ class _Session:
             if record.value is None:
                 continue
             request = parse_job_record(record.key, record.value)
+            if isinstance(request, JobOrder):
+                self._jobs.queue.orders.append(request)
             if isinstance(request, JobRequest):
                 if request.everything:
                     request = replace(request, everything=False)
                     self._publisher.add([self._tables.job_record(request)])
-                self._jobs.add(request)
+                self._jobs.queue.add(request)
 
     def _step_jobs(self) -> None:
         """One step of the jobs, between two source transactions.
@@ -428,30 +431,38 @@ class _Session:
         stream = self._stream
         place = stream.place
         origin = Origin(stream.now_ms, self._server_id, "", place.file, place.pos, stream.now_ms)
-        batches = self._jobs.step(Moment(stream.position(), origin))
+        batches = self._jobs.step(Moment(stream.position(), origin, stream.source_ms))
         if batches:
             note_published(self._tables, batches)
             self._publisher.add(batches)
             self._commit(stream.position())
 
 
-def _job_records(
-    jobs_log: Log,
-) -> tuple[dict[str, JobRequest], dict[str, JobState], dict[TableName, TableState]]:
-    requests: dict[str, JobRequest] = {}
-    states: dict[str, JobState] = {}
-    tables: dict[TableName, TableState] = {}
+@dataclass(frozen=True, slots=True)
+class _JobRecords:
+    """What ``__jobs`` holds: the last record of each key."""
+
+    requests: dict[str, JobRequest] = field(default_factory=dict)
+    orders: dict[str, JobOrder] = field(default_factory=dict)
+    states: dict[str, JobState] = field(default_factory=dict)
+    tables: dict[TableName, TableState] = field(default_factory=dict)
+
+
+def _job_records(jobs_log: Log) -> _JobRecords:
+    records = _JobRecords()
     for record in jobs_log.to_end():
         if record.value is None:
             continue
-        found = parse_job_record(record.key, record.value)
-        if isinstance(found, JobRequest):
-            requests[found.id] = found
-        elif isinstance(found, JobState):
-            states[found.id] = found
-        else:
-            tables[found.name] = found
-    return requests, states, tables
+        match parse_job_record(record.key, record.value):
+            case JobRequest() as request:
+                records.requests[request.id] = request
+            case JobOrder() as order:
+                records.orders[order.id] = order
+            case JobState() as state:
+                records.states[state.id] = state
+            case TableState() as table:
+                records.tables[table.name] = table
+    return records
 
 
 def _is_transactional(config: ReaderConfig, name: TableName) -> bool:

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from hashlib import md5
+from struct import Struct
+from typing import NamedTuple
 
 import orjson
 
@@ -29,6 +32,7 @@ from schemas.keys import row_key
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
 Row = tuple[bytes | None, ...]
+_HALVES = Struct(">QQ").unpack
 _Convert = Callable[[bytes], object]
 
 INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
@@ -147,6 +151,13 @@ def _checked(pattern: re.Pattern[bytes], printed: bytes) -> str:
     return printed.decode("ascii")
 
 
+class ShardMessages(NamedTuple):
+    """The events of a shard's rows; ``digests``: the sums of both halves of the MD5 of each row's JSON, as numbers."""
+
+    messages: list[Message]
+    digests: tuple[int, int]
+
+
 class ShardPlan:
     """Reads one version of a table; raises TableUnfollowable for types that it doesn't know and without a key."""
 
@@ -178,9 +189,10 @@ class ShardPlan:
         self.splits = by_index
         """Whether ranges can be split: not where each SELECT is sorted by the server, for no index gives the order."""
 
-    def select_sql(self, keys: KeyRange, limit_rows: int) -> str:
-        """The SELECT of the first rows of a range of keys; its values are literals."""
-        return f"{self._select}{self._where(keys)} ORDER BY {self._order} LIMIT {limit_rows}"
+    def select_sql(self, keys: KeyRange, limit_rows: int, where: str = "") -> str:
+        """The SELECT of the first rows of a range of keys for which an expression holds; its values are literals."""
+        conditions = self._where(keys, *((f"({where})",) if where else ()))
+        return f"{self._select}{conditions} ORDER BY {self._order} LIMIT {limit_rows}"
 
     # ---- where a range can be split ----
 
@@ -227,15 +239,19 @@ class ShardPlan:
         """The key of a row as ``select_sql`` takes it, one text for each part."""
         return tuple(row[place] or b"" for place in self._places)
 
-    def messages(self, rows: Sequence[Row], mid: bytes, tail: bytes, first_row: int = 0) -> list[Message]:
+    def messages(self, rows: Sequence[Row], mid: bytes, tail: bytes, first_row: int = 0) -> ShardMessages:
         """An ``r`` event for each row; ``mid`` and ``tail`` as :class:`~cdc_reader.plans.Plan` takes them."""
         close = b'},"op":"r"' + tail
         messages: list[Message] = []
+        high = low = 0
         for number, row in enumerate(rows, first_row):
             after, headers = self._after(row)
-            value = b"".join((b'{"before":null,"after":', orjson.dumps(after), mid, b"%d" % number, close))
+            image = orjson.dumps(after)
+            halves = _HALVES(md5(image, usedforsecurity=False).digest())
+            high, low = high + halves[0], low + halves[1]
+            value = b"".join((b'{"before":null,"after":', image, mid, b"%d" % number, close))
             messages.append((number, row_key(self.schema, after), value, headers))
-        return messages
+        return ShardMessages(messages, (high, low))
 
     def keys(self, rows: Sequence[Row]) -> set[bytes]:
         """The rows' keys."""

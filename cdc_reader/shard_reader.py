@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,8 +25,16 @@ from cdc_reader.information_schema import read_indexes, read_schema
 from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
-from cdc_reader.splits import middle_key
-from cdc_reader.sql import NO_SUCH_TABLE, QueryFailed, Row, SourceSession, binlog_status, quoted_table
+from cdc_reader.splits import middle_key, small_parts
+from cdc_reader.sql import (
+    NO_SUCH_TABLE,
+    QueryFailed,
+    Row,
+    SourceSession,
+    binlog_status,
+    end_statement,
+    quoted_table,
+)
 from cdc_reader.table_map import Collation
 from schemas.addresses import MysqlAddress
 from schemas.patterns import TablePatterns
@@ -54,6 +63,7 @@ class ShardTask:
     """Read the first rows of a range; ``window`` is the stream's own position when the window was opened.
 
     ``split``: other connections have nothing to do, so find out where what is left of the range can be cut in two.
+    ``where``: only rows for which this SQL expression holds.
     """
 
     name: TableName
@@ -62,6 +72,7 @@ class ShardTask:
     keys: KeyRange
     rows_max: int
     split: bool = False
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,9 @@ class ScanResult:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """``rows`` as the plan's SELECT gives them.
+    """``rows`` as the plan's SELECT gives them: the first of the range, or of its part up to the key ``read_to``.
 
+    ``cuts``: keys, in order, at which what may be left of the range is cut into parts; ``read_to`` is the first of them.
     ``plan`` is None where there is no such table any more, or where it can't be read: ``unfollowable`` says why then.
     """
 
@@ -101,12 +113,23 @@ class ShardResult:
     plan: ShardPlan | None
     rows: list[Row]
     unfollowable: str = ""
-    split_at: Key | None = None
-    """A key about in the middle of what is left of the range."""
+    refused: str = ""
+    """Why the task's condition can't be evaluated, where it can't; the table is as it should be."""
+    read_to: Key | None = None
+    cuts: tuple[Key, ...] = ()
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """The shard wasn't read: it was given up, or the source has too much to do just now."""
+
+    task: ShardTask
+    source_is_busy: bool
 
 
 Task = LookTask | ScanTask | ShardTask
-Result = LookResult | ScanResult | ShardResult
+Result = LookResult | ScanResult | ShardResult | NotRead
 
 
 class ShardReader:
@@ -118,14 +141,18 @@ class ShardReader:
         patterns: TablePatterns,
         collations: Mapping[int, Collation],
         on_undecodable: OnUndecodable = "stop",
+        threads_running_max: int = 0,
     ) -> None:
+        """``threads_running_max``: no shard is begun while the source runs more statements than that; 0: always."""
         self._address = address
+        self._threads_running_max = threads_running_max
         self._patterns = patterns
         self._collations = collations
         self._on_undecodable = on_undecodable
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result | Exception] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._given_up = threading.Event()
         self._session: SourceSession | None = None
         self._plans: dict[str, ShardPlan] = {}
         self._for_share: bool | None = None
@@ -137,6 +164,7 @@ class ShardReader:
         """Begins a task; the one before must be done."""
         assert not self.busy
         self.busy = True
+        self._given_up.clear()
         self._tasks.put(task)
 
     def poll(self) -> Result | None:
@@ -150,9 +178,18 @@ class ShardReader:
             raise result
         return result
 
+    def give_up(self) -> None:
+        """Ends the task under way, soon: its statement is ended on the server, and its result says that it wasn't read."""
+        self._given_up.set()
+        session = self._session
+        if self.busy and session is not None:
+            number = session.connection_id
+            threading.Thread(target=end_statement, args=(self._address, number), name="give-up", daemon=True).start()
+
     def close(self) -> None:
-        """Ends the thread; a SELECT under way ends with its connection."""
+        """Ends the thread, and a SELECT under way."""
         self._stopped.set()
+        self.give_up()
         self._tasks.put(None)
         self._thread.join(2.0)
 
@@ -173,8 +210,10 @@ class ShardReader:
                     self._session = SourceSession(self._address, read_timeout_s=None)
                 return self._perform(self._session, task)
             except SourceAway as error:
-                log.warning("reading a table waits: %s", error)
                 self._close_session()
+                if self._given_up.is_set() and isinstance(task, ShardTask):
+                    return NotRead(task, source_is_busy=False)
+                log.warning("reading a table waits: %s", error)
                 self._stopped.wait(_RETRY_S)
             except (SourceRefused, QueryFailed) as error:
                 self._close_session()
@@ -221,35 +260,49 @@ class ShardReader:
             session.rows("COMMIT")
         return LookResult(task, binlog_status(session).place, server_uuid, schema, "", indexes, rows_estimate)
 
-    def _shard(self, session: SourceSession, task: ShardTask, server_uuid: str) -> ShardResult:
+    def _shard(self, session: SourceSession, task: ShardTask, server_uuid: str) -> ShardResult | NotRead:
+        if self._threads_running_max and _threads_running(session) > self._threads_running_max:
+            return NotRead(task, source_is_busy=True)
         locking = not self._wait_visible(session, task.window)
+        cuts: tuple[Key, ...] = ()
+        started_s = time.monotonic()
         session.rows("START TRANSACTION" if locking else "START TRANSACTION READ ONLY")
         try:
             session.rows(f"SELECT 1 FROM {quoted_table(task.name)} LIMIT 0")
             schema = read_schema(session, task.name)
             plan = self._plan(schema)
-            rows = session.rows(plan.select_sql(task.keys, task.rows_max) + (" FOR SHARE" if locking else ""))
+            if task.where:
+                cuts = small_parts(session, plan, task.keys, task.rows_max)
+            keys = KeyRange(task.keys.after, cuts[0]) if cuts else task.keys
+            statement = plan.select_sql(keys, task.rows_max, task.where)
+            rows = session.rows(statement + (" FOR SHARE" if locking else ""))
         except TableUnfollowable as error:
             return ShardResult(task, binlog_status(session).place, server_uuid, None, [], str(error))
         except QueryFailed as error:
-            if error.code not in NO_SUCH_TABLE:
+            if error.code not in NO_SUCH_TABLE and not task.where:
                 raise
-            return ShardResult(task, binlog_status(session).place, server_uuid, None, [])
+            refused = "" if error.code in NO_SUCH_TABLE else f"the source refuses its condition: {error}"
+            return ShardResult(task, binlog_status(session).place, server_uuid, None, [], refused=refused)
         finally:
             session.rows("COMMIT")
+        took_s = time.monotonic() - started_s
         high = binlog_status(session).place
-        return ShardResult(task, high, server_uuid, plan, rows, split_at=self._split_at(session, task, plan, rows))
+        read_to = cuts[0] if cuts else None
+        if not task.where:
+            cuts = self._split(session, task, plan, rows)
+        return ShardResult(task, high, server_uuid, plan, rows, read_to=read_to, cuts=cuts, took_s=took_s)
 
-    def _split_at(self, session: SourceSession, task: ShardTask, plan: ShardPlan, rows: list[Row]) -> Key | None:
+    def _split(self, session: SourceSession, task: ShardTask, plan: ShardPlan, rows: list[Row]) -> tuple[Key, ...]:
         if not task.split or len(rows) < task.rows_max:
-            return None
+            return ()
         try:
             left = KeyRange(plan.last_key(rows[-1]), task.keys.until)
-            return middle_key(session, plan, left, rows_min=2 * task.rows_max)
+            middle = middle_key(session, plan, left, rows_min=2 * task.rows_max)
         except QueryFailed as error:
             # The table was changed meanwhile, say; the rows are read as they should be.
             log.info("%s is read without a split: %s", task.name, error)
-            return None
+            return ()
+        return () if middle is None else (middle,)
 
     def _plan(self, schema: TableSchema) -> ShardPlan:
         key = f"{schema.name} {schema.fingerprint}"
@@ -283,6 +336,11 @@ class ShardReader:
             return None
         status = orjson.loads(found[0][0] or b"{}")
         return Place(status["binary_log_file"], status["binary_log_position"])
+
+
+def _threads_running(session: SourceSession) -> int:
+    """How many statements the source runs just now, our own question among them."""
+    return int(session.texts("SHOW GLOBAL STATUS LIKE 'Threads_running'")[0][1])
 
 
 def captured_tables(session: SourceSession, patterns: TablePatterns) -> list[TableName]:

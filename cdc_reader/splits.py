@@ -59,6 +59,22 @@ def middle_key(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_min: int)
     return best[1]
 
 
+def small_parts(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_max: int) -> tuple[Key, ...]:
+    """Keys, in order, that cut a range so that its first part has about ``rows_max`` rows; none where it is small as it is.
+
+    For SELECTs of which the LIMIT bounds nothing, for few rows fulfil their condition.
+    """
+    cuts: list[Key] = []
+    until = keys.until
+    while _estimate(queries, plan, KeyRange(keys.after, until)) > _EVEN * rows_max:
+        middle = middle_key(queries, plan, KeyRange(keys.after, until), rows_min=rows_max)
+        if middle is None:
+            break
+        cuts.insert(0, middle)
+        until = middle
+    return tuple(cuts)
+
+
 def _key(queries: Queries, statement: str) -> Key | None:
     rows = queries.rows(statement)
     return tuple(part or b"" for part in rows[0]) if rows else None

@@ -8,6 +8,7 @@ lost is SourceAway, a missing grant or wrong password SourceRefused with the sta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -143,6 +144,11 @@ class SourceSession:
             tuple((value or b"").decode("utf-8", "replace") for value in row) for row in self.rows(statement, arguments)
         ]
 
+    @property
+    def connection_id(self) -> int:
+        """The server's number of this connection."""
+        return int(self._connection.thread_id())
+
     def close(self) -> None:
         """Ends the connection; never raises for one that is lost."""
         try:
@@ -157,6 +163,12 @@ class SourceSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def end_statement(address: MysqlAddress, connection_id: int) -> None:
+    """Ends the statement that another connection of ours runs; it fails as if its server had gone.  For any thread."""
+    with suppress(SourceAway, SourceRefused, QueryFailed), SourceSession(address, read_timeout_s=10.0) as session:
+        session.rows(f"KILL QUERY {connection_id}")
 
 
 class BinlogStatus(NamedTuple):

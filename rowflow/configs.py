@@ -54,6 +54,8 @@ def reader_config(settings: Settings, *, restarted: bool) -> ReaderConfig:
         kafka_config(settings.require_kafka()),
         restarted=restarted,
         job_connections=settings.jobs.connections,
+        job_rows_per_s=settings.jobs.rows_per_s,
+        job_threads_running_max=settings.jobs.threads_running_max,
     )
 
 

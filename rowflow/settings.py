@@ -169,6 +169,10 @@ class JobsSettings(_Section):
 
     connections: int = Field(default=4, ge=1, le=64)
     """so many shards of a table are read at the same time"""
+    rows_per_s: int = Field(default=0, ge=0)
+    """no more rows are read per second; 0: as many as possible"""
+    threads_running_max: int = Field(default=0, ge=0)
+    """no shard is begun while the source's Threads_running is above it; 0: always"""
 
 
 class Settings(BaseSettings):

@@ -34,9 +34,11 @@ class BarrierKind(StrEnum):
     """Why all partitions of a topic wait for each other."""
 
     BEGIN = "begin"
-    """A whole-table job begins (a first read too): the mirror is made anew with schema ``fingerprint``."""
+    """A whole-table job begins (a first read too), with schema ``fingerprint``: from here on keys are noted in the sink."""
     END = "end"
-    """A whole-table job has published its last row."""
+    """A whole-table job has published its last row: what wasn't noted since its begin isn't on the source."""
+    CANCEL = "cancel"
+    """A whole-table job was given up: what was noted says nothing."""
     SCHEMA = "schema"
     """The table has the schema ``fingerprint`` from here on; it had ``old_fingerprint``."""
     TRUNCATE = "truncate"
@@ -45,7 +47,7 @@ class BarrierKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """One barrier; ``id`` is unique in its topic; ``job`` names the job of BEGIN and END, else it is empty."""
+    """One barrier; ``id`` is unique in its topic; ``job`` names the job of BEGIN, END and CANCEL, else it is empty."""
 
     id: str
     kind: BarrierKind

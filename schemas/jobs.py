@@ -1,9 +1,9 @@
 """The records of ``<prefix>.__jobs``: what was asked, how far it is, and the tables' states.
 
-Comes in: requests (by the command line, by a sink without progress, by the reader itself) and what the reader made of
-them.  Goes out: keys and values of compacted records; the last record of a key counts.
+Comes in: requests (by the command line, by a sink without progress, by the reader itself), orders to pause, resume or cancel,
+and what the reader made of them.  Goes out: keys and values of compacted records; the last record of a key counts.
 
-One job reads one table.  A job that was requested twice with one id runs once.  A captured table of which no
+One job reads one table, or a part of it.  A job that was requested twice with one id runs once.  A captured table of which no
 :class:`TableState` says that it is followed gets a first read.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any, Self
 
 import orjson
@@ -24,15 +25,25 @@ class JobStatus(StrEnum):
 
     WAITING = "waiting"
     READING = "reading"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobOrderKind(StrEnum):
+    """What a job is told after it was asked for."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
 
 
 class TableStatus(StrEnum):
     """Whether a captured table is followed."""
 
     FIRST_READ = "first read"
-    """Its begin barrier is published and its events are, but the job that makes its mirror anew isn't finished."""
+    """Its begin barrier is published and its events are, but the job that reads it whole for the first time isn't finished."""
     FOLLOWED = "followed"
     STANDS_STILL = "stands still"
     LEFT_OUT = "left out"
@@ -42,13 +53,6 @@ class TableStatus(StrEnum):
 @dataclass(frozen=True, slots=True)
 class _Record:
     """What all records share: a JSON object that holds the fields by their names."""
-
-    db: str
-    table: str
-
-    @property
-    def name(self) -> TableName:
-        return TableName(self.db, self.table)
 
     def to_json(self) -> bytes:
         """The record's value."""
@@ -66,10 +70,25 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRequest(_Record):
-    """What was asked: read this table whole.
+class _OfTable(_Record):
+    """A record that belongs to one table."""
 
-    ``fresh``: the job begins with a barrier at which the mirror is made anew; else its rows only renew what is there.
+    db: str
+    table: str
+
+    @property
+    def name(self) -> TableName:
+        return TableName(self.db, self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest(_OfTable):
+    """What was asked: read this table, whole or in part.
+
+    ``fresh``: the whole table is read between two barriers, and the mirror is equal to it then, whatever it was before;
+    else the rows that are read only renew what is there.
+    ``where``: an SQL expression; only rows for which it holds are read.  A job with it isn't fresh.
+    ``shards``: into so many the table is cut, or more; 0: as large as they may be.
     ``start_over``: the old place was given up by name; the reader accepts a new topic, and with ``everything`` it takes
     the source's present end as its position.
     ``origin``: ``command line``, ``first read``, ``schema change`` or ``sink``.
@@ -81,6 +100,8 @@ class JobRequest(_Record):
     fresh: bool = True
     start_over: bool = False
     everything: bool = False
+    where: str = ""
+    shards: int = 0
 
     def key(self) -> bytes:
         """The record's key."""
@@ -88,7 +109,24 @@ class JobRequest(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class JobState(_Record):
+class JobOrder(_Record):
+    """What a job is told; the last one counts."""
+
+    id: str
+    order: str
+    ordered_ms: int
+
+    def key(self) -> bytes:
+        """The record's key."""
+        return job_key(self.id, "order")
+
+
+LAG_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+"""How far the stream lags behind is counted in these classes, and one for all above."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState(_OfTable):
     """How far a job is; times in ms since 1970."""
 
     id: str
@@ -109,8 +147,19 @@ class JobState(_Record):
     """The most that were open at the same time."""
     ranges: list[dict[str, Any]] = field(default_factory=lambda: [{"after": None, "until": None}])
     """The ranges of keys that are still to be read, each ``after`` a key and ``until`` one; see cdc_reader/key_ranges.py."""
+    where: str = ""
+    shard_rows_max: int = 0
+    """No shard has more rows; 0: as many as memory allows."""
     low: str = ""
     high: str = ""
+    digests: list[int] = field(default_factory=lambda: [0, 0])
+    """Of the rows that were read: of the MD5 of each one's JSON, as ``after`` has it, both halves summed up modulo 2**64.
+
+    No order matters to it (exactness.md C2).
+    """
+    lags: list[int] = field(default_factory=lambda: [0] * (len(LAG_BOUNDS_MS) + 1))
+    """How often the stream was so late, while the job ran, with a transaction: by :data:`LAG_BOUNDS_MS`."""
+    lag_max_ms: int = 0
     updated_ms: int = 0
     finished_ms: int = 0
     reason: str = ""
@@ -122,11 +171,24 @@ class JobState(_Record):
     @property
     def open(self) -> bool:
         """Whether there is something left to do."""
-        return self.status in {JobStatus.WAITING, JobStatus.READING}
+        return self.status in {JobStatus.WAITING, JobStatus.READING, JobStatus.PAUSED}
+
+    @property
+    def checksum(self) -> str:
+        """Both sums, in 32 hex digits."""
+        return "".join(f"{half:016x}" for half in self.digests)
+
+    def lag_ms(self, share: float) -> int:
+        """So late the stream was at most, while the job ran, in that share of cases (0.99: the 99th percentile)."""
+        wanted = share * sum(self.lags)
+        for bound_ms, count in zip(LAG_BOUNDS_MS, accumulate(self.lags), strict=False):
+            if count >= wanted:
+                return min(bound_ms, self.lag_max_ms)
+        return self.lag_max_ms
 
 
 @dataclass(frozen=True, slots=True)
-class TableState(_Record):
+class TableState(_OfTable):
     """Whether and as what a table is followed.  ``topic_id``: Kafka's id of its topic (exactness.md W7)."""
 
     status: str
@@ -148,11 +210,11 @@ class TableState(_Record):
 
 
 def job_key(job_id: str, kind: str) -> bytes:
-    """A key in ``__jobs``: an id and ``request``, ``state`` or ``table``."""
+    """A key in ``__jobs``: an id and ``request``, ``order``, ``state`` or ``table``."""
     return orjson.dumps({"id": job_id, "kind": kind})
 
 
-JobRecord = JobRequest | JobState | TableState
+JobRecord = JobRequest | JobOrder | JobState | TableState
 
 
 def parse_job_record(key: bytes, value: bytes) -> JobRecord:
@@ -160,6 +222,8 @@ def parse_job_record(key: bytes, value: bytes) -> JobRecord:
     kind = orjson.loads(key).get("kind")
     if kind == "request":
         return JobRequest.from_json(value)
+    if kind == "order":
+        return JobOrder.from_json(value)
     if kind == "state":
         return JobState.from_json(value)
     if kind == "table":

@@ -21,8 +21,8 @@ from sink.sql import Session, SessionPool
 
 Bookkeeping = Callable[[Session], None]
 """What is written in the transaction that marks the barrier done."""
-BarrierWork = Callable[[Session, Barrier, bytes], Bookkeeping]
-"""Does a barrier's work, idempotent; is given a session without a transaction, and the barrier's field as JSON."""
+Work = Callable[[Session, str, Barrier, bytes], Bookkeeping]
+"""Does a barrier's work, idempotent; is given a session without a transaction, the topic, and the barrier's field as JSON."""
 
 
 class _Entered(NamedTuple):
@@ -45,7 +45,7 @@ def enter(session: Session, topic: str, partition: int, record: BarrierRecord) -
     )
 
 
-def try_to_finish(pool: SessionPool, topic: str, barrier_id: str, partitions: int, work: BarrierWork) -> bool:
+def try_to_finish(pool: SessionPool, topic: str, barrier_id: str, partitions: int, work: Work) -> bool:
     """Whether the barrier is done; does its work if all partitions have come and nobody else is at it."""
     with pool.lend() as session:
         entered = _entered(session, topic, barrier_id)
@@ -61,7 +61,7 @@ def try_to_finish(pool: SessionPool, topic: str, barrier_id: str, partitions: in
             return True
         if entered.partitions < partitions:
             return False
-        bookkeeping = work(session, read_barrier(entered.field), entered.field)
+        bookkeeping = work(session, topic, read_barrier(entered.field), entered.field)
         session.begin()
         bookkeeping(session)
         _mark_done(session, topic, barrier_id)

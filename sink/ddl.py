@@ -88,14 +88,24 @@ def create_mirror(
     as_text = too_long(schema, dialect)
     definitions = [_definition(schema, column, dialect, as_text=column.name in as_text) for column in schema.columns]
     definitions += [f"{quoted(column.name)} {column.sql_type} NULL" for column in computed]
-    parts = (quoted(part.column) + _prefix(part.prefix_chars) for part in schema.primary_key)
-    definitions.append(f"PRIMARY KEY ({', '.join(parts)})")
+    definitions.append(primary_key(schema))
     body = ",\n  ".join(definitions)
     comment = quoted_text(f"{MIRROR_COMMENT}{schema.name}")
     return (
         f"CREATE TABLE {quoted(mirror)} (\n  {body}\n) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4"
         f" COMMENT={comment}"
     )
+
+
+def key_columns(schema: TableSchema, dialect: SinkDialect) -> list[str]:
+    """The definitions of the key's columns, as a mirror has them."""
+    return [_definition(schema, schema.by_name[part.column], dialect) for part in schema.primary_key]
+
+
+def primary_key(schema: TableSchema) -> str:
+    """The definition of a mirror's primary key."""
+    parts = (quoted(part.column) + _prefix(part.prefix_chars) for part in schema.primary_key)
+    return f"PRIMARY KEY ({', '.join(parts)})"
 
 
 def add_columns(

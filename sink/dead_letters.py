@@ -15,13 +15,13 @@ from typing import NamedTuple
 import orjson
 
 from sink.errors import SinkStopped
-from sink.fold import Failure
+from sink.fold import STORED_WITHOUT_TEXT, Failure
 from sink.slices import Record
 from sink.sql import Session
 
 SHOW_OPEN = (
     "SELECT topic, partition_id, `offset`, CONVERT(`key` USING utf8mb4) AS `key`, reason, created_at"
-    " FROM _rowflow_dead_letters WHERE status = 'open' ORDER BY id"
+    " FROM _rowflow_dead_letters WHERE status <> 'outdated' ORDER BY id"
 )
 """The statement that shows what is open."""
 
@@ -37,7 +37,7 @@ _CREATE = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     headers LONGBLOB NULL COMMENT 'JSON: pairs of name and text',
     reason TEXT CHARACTER SET utf8mb4 NOT NULL,
     status VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT 'open'
-        COMMENT 'open; outdated: the table was read whole since',
+        COMMENT 'open; rereading: the table is being read whole; outdated: it was, since',
     created_at DATETIME(3) NOT NULL COMMENT 'UTC',
     UNIQUE KEY record (topic, partition_id, `offset`),
     KEY status (status)) ENGINE=InnoDB"""
@@ -106,16 +106,43 @@ def file_letters(session: Session, topic: str, partition: int, letters: Iterable
 
 
 def outdate(session: Session, topic: str) -> None:
-    """The topic's table is read whole from here on: what was open says nothing any more."""
+    """The topic's table is read whole into an empty mirror from here on: what was open says nothing any more."""
+    _mark(session, topic, {"open", "rereading"}, "outdated")
+
+
+def begin_rereading(session: Session, topic: str) -> None:
+    """The topic's table is read whole from here on: what is open says nothing any more when that has come to its end."""
+    _mark(session, topic, {"open"}, "rereading")
+
+
+def end_rereading(session: Session, topic: str, *, whole: bool) -> None:
+    """It has, or it was given up."""
+    _mark(session, topic, {"rereading"}, "outdated" if whole else "open")
+
+
+def _mark(session: Session, topic: str, before: Collection[str], after: str) -> None:
     session.execute(
-        "UPDATE _rowflow_dead_letters SET status = 'outdated' WHERE topic = %s AND status = 'open'", (topic,)
+        "UPDATE _rowflow_dead_letters SET status = %s WHERE topic = %s AND status IN %s",
+        (after, topic, sorted(before)),
     )
 
 
 def open_letters(session: Session) -> dict[str, int]:
     """How many letters are open, by topic."""
-    rows = session.fetch("SELECT topic, COUNT(*) FROM _rowflow_dead_letters WHERE status = 'open' GROUP BY topic")
+    rows = session.fetch("SELECT topic, COUNT(*) FROM _rowflow_dead_letters WHERE status <> 'outdated' GROUP BY topic")
     return dict(rows)
+
+
+def unwritten_rows(session: Session, topic: str, first_row: int, end_row: int) -> int:
+    """How many ``r`` events of a topic, by their ``source.row``, are letters and no rows; those stored without a text are."""
+    rows = session.fetch(
+        "SELECT COUNT(*) FROM (SELECT CONVERT(`value` USING utf8mb4) AS event FROM _rowflow_dead_letters"
+        " WHERE topic = %s AND reason NOT LIKE %s) AS letters WHERE IF(JSON_VALID(event),"
+        " JSON_UNQUOTE(JSON_EXTRACT(event, '$.op')) = 'r'"
+        " AND CAST(JSON_UNQUOTE(JSON_EXTRACT(event, '$.source.row')) AS SIGNED) BETWEEN %s AND %s, FALSE)",
+        (topic, f"{STORED_WITHOUT_TEXT}%", first_row, end_row - 1),
+    )
+    return int(rows[0][0])
 
 
 def too_many(topic: str, partition: int, run: InARow, reason: str, maximum: int) -> SinkStopped:

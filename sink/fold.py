@@ -19,6 +19,8 @@ from schemas.events import BARRIER_KEY, UNDECODABLE_HEADER, Barrier, Op
 from sink.slices import Record
 from sink.values import UnreadableError
 
+STORED_WITHOUT_TEXT = "text not valid in its character set, stored as NULL"
+"""Why a letter is filed of a row that is written."""
 _WRITES = frozenset({Op.CREATE.value, Op.UPDATE.value, Op.READ.value})
 
 
@@ -113,9 +115,7 @@ def undecodable(changes: Iterable[Change]) -> list[Failure]:
         if record.headers and not gone:
             columns = undecodable_columns(record)
             if columns:
-                letters.append(
-                    Failure(record, f"text not valid in its character set, stored as NULL: {', '.join(columns)}")
-                )
+                letters.append(Failure(record, f"{STORED_WITHOUT_TEXT}: {', '.join(columns)}"))
     return letters
 
 

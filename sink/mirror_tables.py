@@ -62,12 +62,57 @@ def make_anew(
         )
     session.execute(f"DROP TABLE IF EXISTS {quoted(mirror)}")
     _run(session, statement, schema.name)
+    add_indexes(session, schema, mirror, dialect, indexes)
+
+
+def add_indexes(
+    session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, indexes: Sequence[SecondaryIndex]
+) -> None:
+    """Add the plain indexes that the mirror lacks and the server takes (B3)."""
     for index in indexes:
         try:
             session.execute(add_index(schema, mirror, dialect, index))
         except StatementFailed as error:
             if error.code not in _DONE_BEFORE:
                 log.warning("table=%s index=%s: the mirror goes without it: %s", schema.name, index.name, error)
+
+
+def fits(
+    session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, computed: Sequence[ComputedColumn]
+) -> bool:
+    """Whether there is a mirror, made by us, that takes this schema's rows as one made anew would.
+
+    The server itself says how a new one would show.  Columns that it has besides, of functions that are gone, are no harm.
+    """
+    comment = _comment(session, mirror)
+    if comment is None or not comment.startswith(MIRROR_COMMENT):
+        return False
+    fit_computed(session, schema, mirror, dialect, computed)
+    probe = probe_name(session)
+    statement = create_mirror(schema, probe, dialect, computed)
+    _run(session, statement.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1), schema.name)
+    try:
+        wanted, wanted_key = _shown(session, probe), _primary_key(session, probe)
+    finally:
+        session.execute(f"DROP TEMPORARY TABLE {quoted(probe)}")
+    present = _shown(session, mirror)
+    others = [column for column in columns(session, mirror) if column.name.lower() not in wanted]
+    return (
+        all(present.get(name) == shown for name, shown in wanted.items())
+        and _primary_key(session, mirror) == wanted_key
+        and not any(column.must_be_given for column in others)
+    )
+
+
+def has_rows(session: Session, mirror: str) -> bool:
+    """Whether there is any."""
+    return bool(session.fetch(f"SELECT 1 FROM {quoted(mirror)} LIMIT 1"))
+
+
+def _primary_key(session: Session, table: str) -> list[tuple[str, object]]:
+    """Names in small letters, and how many characters of each count; None: all."""
+    rows = session.fetch(f"SHOW INDEX FROM {quoted(table)} WHERE Key_name = 'PRIMARY'")
+    return [(_text(column).lower(), sub_part) for _, _, _, _, column, _, _, sub_part, *_ in rows]
 
 
 def follow(

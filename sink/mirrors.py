@@ -1,7 +1,7 @@
 """Mirrors: what slices of captured tables come to in the sink.
 
-Comes in: slices of one partition.  Goes out: upserts and deletes of the last change per key, dead letters, and
-entries at barriers, all within the slice's transaction; at barriers, mirrors made and changed.
+Comes in: slices of one partition.  Goes out: upserts and deletes of the last change per key, keys noted for a whole-table
+job, dead letters, and entries at barriers, all within the slice's transaction; barriers' work is in barrier_work.py.
 
 What a slice may do depends on its table's state (tables.py): a new table's topic begins with the begin barrier that
 makes the mirror, else it is a loud stop; a table that awaits a job passes everything over up to that job's begin
@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-import orjson
-
 from schemas.errors import StoppedError
 from schemas.events import Barrier, BarrierKind
 from schemas.tables import TableSchema
-from sink import barriers, dead_letters, mirror_tables
+from sink import barriers, dead_letters
+from sink.barrier_work import BarrierWork
 from sink.column_types import SinkDialect
 from sink.computed import ComputedFunctions, RowComputer
 from sink.config import SinkConfig
-from sink.ddl import SecondaryIndex
 from sink.errors import SinkStopped, StatementFailed
 from sink.fold import BarrierRecord, Change, Failure, Folded, earlier, find_barrier, fold, undecodable
 from sink.refusals import write
+from sink.seen_keys import SeenForm
 from sink.slices import Record, Slice
 from sink.sql import Session, SessionPool
 from sink.statements import Batch, DeleteForm, Literal, RenderedRow, UpsertForm, key_order, literals_of, render
-from sink.tables import MirrorStatus, SchemaSource, TableState, mark_made, mark_schema, read_state
+from sink.tables import MirrorStatus, SchemaSource, TableState, read_state
 from sink.values import UnreadableError
 
 _STATEMENT_RESERVE_BYTES = 64 * 1024
@@ -46,7 +46,15 @@ _CHANGED_BY_HAND = frozenset({1054, 1146, 1364})
 class MirrorWriter:
     """Makes statements for one mirror at one version of its table."""
 
-    def __init__(self, schema: TableSchema, mirror: str, dialect: SinkDialect, functions: ComputedFunctions) -> None:
+    def __init__(
+        self,
+        schema: TableSchema,
+        mirror: str,
+        dialect: SinkDialect,
+        functions: ComputedFunctions,
+        noting_job: str = "",
+    ) -> None:
+        """``noting_job``: a whole-table job to which the keys of what is written are told."""
         self.schema = schema
         computed = functions.by_table.get(schema.name, ())
         names = [function.column.name for function in computed]
@@ -54,6 +62,23 @@ class MirrorWriter:
         self._delete = DeleteForm(schema, mirror)
         self._computer = RowComputer(schema, computed) if computed else None
         self._key_of_row = key_order(schema, schema.columns)
+        self._seen = SeenForm(schema, noting_job) if noting_job else None
+
+    def notes(self, changes: Sequence[Change], literal: Literal) -> list[Batch]:
+        """The statements that note the keys of changes for a whole-table job, in key order.
+
+        Of a row that can't be written the key is noted too: what the mirror has of it stays.
+        """
+        if self._seen is None:
+            return []
+        literals = literals_of(literal)
+        keyed = []
+        for record, row, gone in changes:
+            if not gone:
+                with suppress(UnreadableError):
+                    key = _whole(self._seen.parameters(row))
+                    keyed.append(_Keyed(key, RenderedRow(render(key, literals), record)))
+        return list(self._seen.batches(_in_key_order(keyed)))
 
     def batches(
         self, changes: Sequence[Change], literal: Literal, row_bytes_max: int
@@ -125,6 +150,8 @@ class PreparedSlice:
     end: int
     records: Sequence[Record]
     batches: Sequence[Batch]
+    notes: Sequence[Batch]
+    """Of keys, for the whole-table job that the table stands in."""
     failures: Sequence[Failure]
     undecodable: Sequence[Failure]
     """Records that are written, with NULL for the columns that could not be decoded, and filed as letters too."""
@@ -150,6 +177,8 @@ class PreparedSlice:
             failed.update((failure.record.offset, failure) for failure in before.failures)
             altered += undecodable(before.changes)
             refused = self._written(session, before.batches)
+        # A key that is refused is no key of the mirror either.
+        self._written(session, self.notes)
         run = self.runs.longest(self.topic, self.partition, self.start, self.end, self.records, failed)
         if run.length > self.dead_letters_in_a_row_max:
             reason = failed[run.last_offset].reason
@@ -204,6 +233,7 @@ class _Rendered(NamedTuple):
     """What the records of a slice come to."""
 
     batches: list[Batch]
+    notes: list[Batch]
     failures: list[Failure]
     changes: list[Change]
 
@@ -228,8 +258,9 @@ class MirrorTarget:
         self._dialect = dialect
         self._functions = functions
         self._look_at_functions = look_at_functions
+        self._barrier_work = BarrierWork(schemas, dialect, functions, look_at_functions)
         self._runs = dead_letters.RunCounter()
-        self._writers: dict[tuple[str, str, str], MirrorWriter] = {}
+        self._writers: dict[TableState, MirrorWriter] = {}
         self._writers_lock = threading.Lock()
 
     def prepare(self, slice_: Slice) -> PreparedSlice | StoppedSlice:
@@ -245,7 +276,7 @@ class MirrorTarget:
             state = read_state(session, slice_.topic)
             cut = _cut(slice_, state)
             rendered = self._rendered(session, slice_, state, cut.records)
-        if cut.barrier is not None and cut.barrier.barrier.kind in {BarrierKind.BEGIN, BarrierKind.SCHEMA}:
+        if cut.barrier is not None and cut.barrier.barrier.kind is not BarrierKind.TRUNCATE:
             # Here, where it may take its time: while the barrier's work waited, its connection would idle away.
             self._schemas.get(state.table.db, state.table.table, cut.barrier.barrier.fingerprint)
         return PreparedSlice(
@@ -255,6 +286,7 @@ class MirrorTarget:
             end=cut.end,
             records=[record for record in cut.records if record.value is not None],
             batches=rendered.batches,
+            notes=rendered.notes,
             failures=rendered.failures,
             undecodable=undecodable(rendered.changes),
             cut=cut.barrier,
@@ -265,19 +297,16 @@ class MirrorTarget:
 
     def try_to_finish(self, topic: str, barrier_id: str, partitions: int) -> bool:
         """Whether the barrier is done; see :func:`sink.barriers.try_to_finish`."""
-
-        def work(session: Session, barrier: Barrier, field: bytes) -> barriers.Bookkeeping:
-            return self._work(session, topic, barrier, field)
-
-        return barriers.try_to_finish(self._pool, topic, barrier_id, partitions, work)
+        return barriers.try_to_finish(self._pool, topic, barrier_id, partitions, self._barrier_work)
 
     def _rendered(self, session: Session, slice_: Slice, state: TableState, records: Sequence[Record]) -> _Rendered:
         """Where a key's last change can't be made, the one before it counts, as if the slice had ended between them."""
-        rendered = _Rendered([], [], [])
+        rendered = _Rendered([], [], [], [])
         while records:
             folded = fold(records, state.fingerprint)
             if folded.foreign:
                 raise _foreign(slice_, state, folded)
+            rendered.notes.extend(self._writer(state).notes(folded.changes, session.literal))
             batches, failures = self._batches(session, slice_, state, folded)
             rendered.batches.extend(batches)
             rendered.failures.extend((*folded.failures, *failures))
@@ -299,40 +328,14 @@ class MirrorTarget:
             ) from None
 
     def _writer(self, state: TableState) -> MirrorWriter:
-        place = (state.topic, state.fingerprint, state.mirror)
         with self._writers_lock:
-            writer = self._writers.get(place)
+            writer = self._writers.get(state)
         if writer is None:
             schema = self._schemas.get(state.table.db, state.table.table, state.fingerprint)
-            writer = MirrorWriter(schema, state.mirror, self._dialect, self._functions)
+            writer = MirrorWriter(schema, state.mirror, self._dialect, self._functions, state.noting_job)
             with self._writers_lock:
-                self._writers[place] = writer
+                self._writers[state] = writer
         return writer
-
-    def _work(self, session: Session, topic: str, barrier: Barrier, field: bytes) -> barriers.Bookkeeping:
-        """What a barrier asks for, on the mirror; returns what is to be written down with it."""
-        state = read_state(session, topic)
-        table, mirror = state.table, state.mirror
-        computed = self._functions.columns(table)
-        if barrier.kind is BarrierKind.BEGIN:
-            # Another worker may have brought the partition here, with the functions that there are now.
-            self._look_at_functions()
-            schema = self._schemas.get(table.db, table.table, barrier.fingerprint)
-            mirror_tables.make_anew(session, schema, mirror, self._dialect, computed, _indexes(topic, field))
-
-            def begun(session: Session) -> None:
-                mark_made(session, topic, barrier.fingerprint, self._functions.fingerprint_for(table))
-                dead_letters.outdate(session, topic)
-
-            return begun
-        if barrier.kind is BarrierKind.SCHEMA:
-            old = self._schemas.get(table.db, table.table, state.fingerprint)
-            new = self._schemas.get(table.db, table.table, barrier.fingerprint)
-            mirror_tables.follow(session, old, new, mirror, self._dialect, computed)
-            return lambda session: mark_schema(session, topic, barrier.fingerprint)
-        if barrier.kind is BarrierKind.TRUNCATE:
-            mirror_tables.empty(session, table, mirror)
-        return lambda _session: None
 
 
 def _cut(slice_: Slice, state: TableState) -> _Cut:
@@ -379,16 +382,6 @@ def _foreign(slice_: Slice, state: TableState, folded: Folded) -> SinkStopped:
         f" {state.table} has {state.fingerprint}, and no barrier lay between."
         f"  Read the table whole: rowflow snapshot {state.table} --start-over"
     )
-
-
-def _indexes(topic: str, field: bytes) -> list[SecondaryIndex]:
-    """The plain indexes that a begin barrier brings along, if it does."""
-    try:
-        return [SecondaryIndex.from_dict(index) for index in orjson.loads(field).get("indexes", ())]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SinkStopped(
-            f"topic {topic}: the begin barrier's indexes can't be read: {type(error).__name__}"
-        ) from error
 
 
 def _whole(key: Sequence[object]) -> tuple[object, ...]:

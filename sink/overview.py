@@ -75,6 +75,11 @@ def open_letters(session: Session) -> dict[str, int]:
     return _if_there(lambda: dead_letters.open_letters(session), {})
 
 
+def unwritten_rows(session: Session, topic: str, first_row: int, end_row: int) -> int:
+    """How many rows of a job, by the numbers that its events have, became dead letters instead of rows of the mirror."""
+    return _if_there(lambda: dead_letters.unwritten_rows(session, topic, first_row, end_row), 0)
+
+
 def tables(session: Session) -> list[TableState]:
     """What the sink knows of each captured table."""
     return _if_there(lambda: all_states(session), [])

@@ -82,7 +82,7 @@ class UpsertForm:
 
     def batches(self, rows: Iterable[RenderedRow], statement_bytes_max: int) -> Iterator[Batch]:
         """Statements over rows that :func:`render` made, in their order."""
-        for part in _parts(rows, min(STATEMENT_BYTES_MAX, statement_bytes_max), None):
+        for part in parts(rows, min(STATEMENT_BYTES_MAX, statement_bytes_max), None):
             yield Batch(self._head, b",", self._tail, part)
 
 
@@ -115,7 +115,7 @@ class DeleteForm:
     def batches(self, rows: Iterable[RenderedRow]) -> Iterator[Batch]:
         """Statements over keys as :meth:`condition` gives them."""
         separator, tail = (b",", b")") if self._listed else (b" OR ", b"")
-        for part in _parts(rows, STATEMENT_BYTES_MAX, DELETED_KEYS_MAX):
+        for part in parts(rows, STATEMENT_BYTES_MAX, DELETED_KEYS_MAX):
             yield Batch(self._head, separator, tail, part)
 
 
@@ -158,7 +158,7 @@ def _matches(part: KeyPart, value: Any, literals: Literals) -> bytes:
     return column + b" LIKE " + literal(prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%")
 
 
-def _parts(rows: Iterable[RenderedRow], size_bytes_max: int, rows_max: int | None) -> Iterator[list[RenderedRow]]:
+def parts(rows: Iterable[RenderedRow], size_bytes_max: int, rows_max: int | None) -> Iterator[list[RenderedRow]]:
     """Cut rows into parts that are not longer than ``size_bytes_max``, unless a single row is."""
     part: list[RenderedRow] = []
     size_bytes = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from schemas.events import Barrier
 from schemas.tables import TableName, TableSchema
 from sink.errors import SinkStopped
 from sink.sql import Row, Session
@@ -27,7 +28,11 @@ class MirrorStatus(StrEnum):
 
 
 class TableState(NamedTuple):
-    """A row of ``_rowflow_tables``; ``functions_fingerprint``: of the functions that computed the whole mirror."""
+    """A row of ``_rowflow_tables``; ``functions_fingerprint``: of the functions that computed the whole mirror.
+
+    ``awaited_job``: of a mirror that is made, the job that fills it, until that has ended; empty: it is complete.
+    ``noting_job``: the job between whose barriers the table stands, where the keys of what is written are noted; else empty.
+    """
 
     topic: str
     table: TableName
@@ -36,6 +41,7 @@ class TableState(NamedTuple):
     awaited_job: str
     fingerprint: str
     functions_fingerprint: str
+    noting_job: str = ""
 
 
 class SchemaSource(Protocol):
@@ -45,7 +51,7 @@ class SchemaSource(Protocol):
         """A schema by its fingerprint; reads the topic again for up to 30 s, then raises StoppedError (W13)."""
 
 
-_COLUMNS = "topic, db, table_name, mirror, status, awaited_job, fingerprint, functions_fingerprint"
+_COLUMNS = "topic, db, table_name, mirror, status, awaited_job, fingerprint, functions_fingerprint, noting_job"
 
 
 def read_state(session: Session, topic: str) -> TableState:
@@ -64,13 +70,26 @@ def all_states(session: Session) -> list[TableState]:
     return [_state(row) for row in session.fetch(f"SELECT {_COLUMNS} FROM _rowflow_tables ORDER BY topic")]
 
 
-def mark_made(session: Session, topic: str, fingerprint: str, functions_fingerprint: str) -> None:
-    """The mirror was made anew."""
+def mark_made(
+    session: Session, topic: str, barrier: Barrier, functions_fingerprint: str, *, noting: bool, complete: bool
+) -> None:
+    """A job has begun with the barrier; where the mirror isn't ``complete``, the job is what makes it so."""
+    awaited_job, noting_job = "" if complete else barrier.job, barrier.job if noting else ""
     session.execute(
-        "UPDATE _rowflow_tables SET status = 'made', awaited_job = '', fingerprint = %s, functions_fingerprint = %s"
-        " WHERE topic = %s",
-        (fingerprint, functions_fingerprint, topic),
+        "UPDATE _rowflow_tables SET status = 'made', fingerprint = %s, functions_fingerprint = %s, awaited_job = %s,"
+        " noting_job = %s WHERE topic = %s",
+        (barrier.fingerprint, functions_fingerprint, awaited_job, noting_job, topic),
     )
+
+
+def mark_whole(session: Session, topic: str) -> None:
+    """The job has ended: the mirror is complete."""
+    session.execute("UPDATE _rowflow_tables SET noting_job = '', awaited_job = '' WHERE topic = %s", (topic,))
+
+
+def mark_given_up(session: Session, topic: str) -> None:
+    """The job was cancelled: what it was to fill stays incomplete, else the mirror is as it was."""
+    session.execute("UPDATE _rowflow_tables SET noting_job = '' WHERE topic = %s", (topic,))
 
 
 def mark_schema(session: Session, topic: str, fingerprint: str) -> None:
@@ -79,7 +98,5 @@ def mark_schema(session: Session, topic: str, fingerprint: str) -> None:
 
 
 def _state(row: Row) -> TableState:
-    topic, db, table, mirror, status, awaited_job, fingerprint, functions_fingerprint = row
-    return TableState(
-        topic, TableName(db, table), mirror, MirrorStatus(status), awaited_job, fingerprint, functions_fingerprint
-    )
+    topic, db, table, mirror, status, awaited_job, *rest = row
+    return TableState(topic, TableName(db, table), mirror, MirrorStatus(status), awaited_job, *rest)

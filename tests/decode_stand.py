@@ -150,7 +150,7 @@ class DecodeStand:
             rows: Sequence[tuple[bytes | None, ...]] = self.session.rows(plan.select_sql(keys, rows_max))
             if not rows:
                 return shards
-            shards.append(plan.messages(rows, MID, TAIL))
+            shards.append(plan.messages(rows, MID, TAIL).messages)
             keys = KeyRange(plan.last_key(rows[-1]))
 
 

@@ -12,16 +12,16 @@ from typing import Any
 from unittest.mock import patch
 
 from cdc_reader.jobs import JobRunner
+from cdc_reader.running_job import RunningJob
 from rowflow.main import main as run
-from schemas.jobs import JobState
 
 
 def hold(job_id: str) -> None:
     """Let the job's second shard wait to be published until somebody sends SIGCONT."""
     publish = JobRunner._publish_shard
 
-    def stop_and_publish(self: JobRunner, job: JobState, *arguments: Any) -> Any:
-        if job.id == job_id and job.shards == 1:
+    def stop_and_publish(self: JobRunner, job: RunningJob, *arguments: Any) -> Any:
+        if job.state.id == job_id and job.state.shards == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         return publish(self, job, *arguments)
 

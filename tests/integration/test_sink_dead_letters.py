@@ -155,9 +155,10 @@ def test_statement_that_shows_them_runs_as_printed(stand: SinkStand, services: S
     assert [row[:4] for row in shown] == [(stand.topic, 0, 1, '{"id":1}')]
 
 
-def test_a_whole_reading_outdates_them(stand: SinkStand, rows: Rows) -> None:
+def test_a_whole_reading_into_an_empty_mirror_outdates_them(stand: SinkStand, rows: Rows) -> None:
     stand.logs[0].raw(b"k", b"{").barrier(BarrierKind.BEGIN, "b2")
     stand.handle()
+    rows("DROP TABLE {}.books")
     assert stand.finish("b2")
     assert rows("SELECT status FROM {}._rowflow_dead_letters") == [("outdated",)]
 

@@ -1,8 +1,9 @@
 """Jobs against a model of a source: seeded histories of shards, writes, schema changes and crashes, all interleaved.
 
 The model's source writes a change to its log before its SELECTs see it, as MySQL does (exactness.md J1).  Its stream and its
-connections are moved by the history alone.  At a history's end the topic must hold the source's rows, and no row may have been
-read older than an event of its key before it, nor twice in a job.  Then the same histories with a rule taken out: some fail.
+connections are moved by the history alone; jobs are asked for, paused, resumed and cancelled in it.  At its end a mirror that
+was spoilt at the begin of each whole-table job must hold the source's rows, and no row may have been read older than an event
+of its key before it, nor twice in a job.  Then the same histories with a rule taken out: some fail.
 """
 
 from __future__ import annotations
@@ -20,10 +21,19 @@ from cdc_reader.followed import FollowedTables, note_published
 from cdc_reader.jobs import JobRunner, Moment
 from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.positions import Place, Position
+from cdc_reader.running_job import JobLimits
 from cdc_reader.shard_plans import Row, compile_shard_plan
 from cdc_reader.shard_reader import LookResult, LookTask, ScanTask, ShardReader, ShardResult, ShardTask, Task
 from cdc_reader.statements import Kind, Statement
-from schemas.jobs import JobRequest, JobState, TableState, parse_job_record
+from schemas.jobs import (
+    JobOrder,
+    JobOrderKind,
+    JobRequest,
+    JobState,
+    TableState,
+    TableStatus,
+    parse_job_record,
+)
 from schemas.patterns import TablePatterns
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 
@@ -89,6 +99,9 @@ class Connection:
             self.task = None
         return result
 
+    def give_up(self) -> None:
+        """What is read comes all the same: it was too late to end it."""
+
 
 def place(entries: int) -> Place:
     return Place(FILE, 100 + entries)
@@ -123,14 +136,16 @@ class History:
             cast(list[ShardReader], self.connections),
             "p",
             lambda names: dict.fromkeys(names, "id"),
-            SHARD_ROWS,
-            10**9,
+            JobLimits(SHARD_ROWS, 10**9),
         )
-        self.runner.load(
+        self.runner.queue.load(
             [record for record in found if isinstance(record, JobRequest)],
             [record for record in found if isinstance(record, JobState)],
         )
-        self.runner.add_first_reads([BOOKS], 1)
+        for record in found:
+            if isinstance(record, JobOrder):
+                self.runner.queue.orders.append(record)
+        self.runner.queue.add_first_reads([BOOKS], 1)
 
     # ---- what can happen ----
 
@@ -166,9 +181,27 @@ class History:
         table = self.tables.table(BOOKS)
         if table is None or not table.publishing:
             return
-        request = JobRequest("shop", "books", f"asked-{len(self.source.log)}", "command line", 1, fresh=False)
+        fresh = self._random.random() < 0.5
+        request = JobRequest("shop", "books", f"asked-{len(self.source.log)}", "command line", 1, fresh=fresh)
         self._records[request.key()] = request.to_json()
-        self.runner.add(request)
+        self.runner.queue.add(request)
+
+    def order(self) -> None:
+        """Somebody pauses, resumes or, seldom, cancels some job."""
+        known = [*self.runner.queue.states, *self.runner.queue._requests]
+        if known:
+            kind = self._random.choices((JobOrderKind.PAUSE, JobOrderKind.RESUME, JobOrderKind.CANCEL), (4, 8, 1))[0]
+            if kind is not JobOrderKind.CANCEL or self._followed():
+                self._order(JobOrder(self._random.choice(known), kind.value, 1))
+
+    def _followed(self) -> bool:
+        """Whether the first read is done: it may not be cancelled, for the table's rows wouldn't come."""
+        table = self.tables.table(BOOKS)
+        return table is not None and table.state is not None and table.state.status == TableStatus.FOLLOWED
+
+    def _order(self, order: JobOrder) -> None:
+        self._records[order.key()] = order.to_json()
+        self.runner.queue.orders.append(order)
 
     def stream(self) -> None:
         """The stream publishes one entry of the log."""
@@ -199,9 +232,9 @@ class History:
             rows = self.source.rows()
             inside = [key for key in sorted(rows) if _is_in(key, task.keys)]
             read, left = inside[: task.rows_max], inside[task.rows_max :]
-            split_at: Key | None = (b"%d" % left[len(left) // 2],) if task.split and len(left) > 1 else None
+            cuts: tuple[Key, ...] = ((b"%d" % left[len(left) // 2],),) if task.split and len(left) > 1 else ()
             values: list[Row] = [(b"%d" % key, b"%d" % rows[key], b"0")[: len(schema.columns)] for key in read]
-            connection.result = ShardResult(task, high, UUID, PLANS[schema], values, split_at=split_at)
+            connection.result = ShardResult(task, high, UUID, PLANS[schema], values, cuts=cuts)
         assert not isinstance(task, ScanTask)
 
     def step(self) -> None:
@@ -239,7 +272,8 @@ class History:
         elif event["op"] == "r":
             self.topic.append(("r", event["after"]["id"], event["after"]["version"]))
         else:
-            self.topic.append((event["op"], -1, None))
+            barrier = event["barrier"]
+            self.topic.append((f"{barrier['kind']} {barrier['job']}", -1, None))
 
     # ---- the whole of it ----
 
@@ -249,11 +283,13 @@ class History:
         ``until_dropped``: it goes on until a row was written inside an open window, in whose shard it was read too.
         """
         ways: list[Callable[[], None]] = [self.write, self.show, self.stream, self.select, self.step]
-        seldom = [self.truncate, self.add_column, self.crash, self.ask]
+        seldom = [self.truncate, self.add_column, self.crash, self.ask, self.order]
         steps = 0
         while steps < STEPS or (until_dropped and not self.dropped):
             steps += 1
             self._random.choice(ways if self._random.random() < 0.95 else seldom)()
+        for name in list(self.runner.queue.states):
+            self._order(JobOrder(name, JobOrderKind.RESUME.value, 1))
         for _ in range(100 * KEYS):
             if self.runner.idle and self.streamed == len(self.source.log):
                 break
@@ -268,26 +304,61 @@ class History:
     @property
     def dropped(self) -> int:
         """How many rows of shards were not published, for a newer state was in the topic."""
-        return sum(state.rows_dropped for state in self.runner._states.values())
+        return sum(state.rows_dropped for state in self.runner.queue.states.values())
 
     def _wrong(self) -> list[str]:
-        found: dict[int, int] = {}
         newest: dict[int, int] = {}
         wrong: list[str] = []
+        mirror = Mirror({op.removeprefix("end ") for op, _, _ in self.topic if op.startswith("end ")}, self._random)
         for op, key, version in self.topic:
-            if op in ("m", "t"):
-                # A mirror is made anew by the one begin barrier, and emptied by TRUNCATE.
-                found = {} if op == "t" else found
-            elif version is None:
-                found.pop(key, None)
-            else:
-                if op == "r" and version < newest.get(key, -1):
-                    wrong.append(f"row {key} was read in version {version}, behind {newest[key]}")
+            if op == "r" and version is not None and version < newest.get(key, -1):
+                wrong.append(f"row {key} was read in version {version}, behind {newest[key]}")
+            if version is not None:
                 newest[key] = max(version, newest.get(key, -1))
-                found[key] = version
-        if found != self._latest():
-            wrong.append(f"the topic holds {found}, the source {self._latest()}")
+            mirror.take(op, key, version)
+        if mirror.rows != self._latest():
+            wrong.append(f"the mirror holds {mirror.rows}, the source {self._latest()}")
         return wrong
+
+
+class Mirror:
+    """What the sink makes of the topic; when a job begins that will end, somebody has spoilt some of its rows."""
+
+    def __init__(self, ending: set[str], choose: random.Random) -> None:
+        self.rows: dict[int, int] = {}
+        self._ending, self._random = ending, choose
+        self._noted: set[int] | None = None
+
+    def take(self, op: str, key: int, version: int | None) -> None:
+        kind, _, job = op.partition(" ")
+        if kind == "begin":
+            self._noted = set()
+            if job in self._ending:
+                self._spoil()
+        elif kind == "end" and self._noted is not None:
+            self.rows = {key: self.rows[key] for key in self.rows if key in self._noted}
+            self._noted = None
+        elif kind == "cancel":
+            self._noted = None
+        elif kind == "truncate":
+            self.rows.clear()
+        elif kind in {"r", "u"}:
+            self._write(key, version)
+
+    def _write(self, key: int, version: int | None) -> None:
+        if self._noted is not None:
+            self._noted.add(key)
+        if version is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = version
+
+    def _spoil(self) -> None:
+        self.rows[-1 - self._random.randrange(KEYS)] = 0
+        for key in self._random.sample(sorted(self.rows), len(self.rows) // 3):
+            self.rows[key] = -1
+        for key in self._random.sample(sorted(self.rows), len(self.rows) // 3):
+            del self.rows[key]
 
 
 def _is_in(key: int, keys: KeyRange) -> bool:
