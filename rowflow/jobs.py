@@ -16,7 +16,8 @@ from rowflow.errors import JobFailedError, NoReaderError
 from rowflow.feed import Feed
 from rowflow.pipeline import Pipeline
 from schemas.errors import SettingError
-from schemas.jobs import JobRequest, JobState, JobStatus
+from schemas.jobs import JobOrder, JobOrderKind, JobRequest, JobStatus
+from schemas.patterns import near_names
 from schemas.tables import TableName
 from schemas.topics import jobs_topic, table_topic
 from sink import overview, progress
@@ -26,7 +27,14 @@ from sink.tables import MirrorStatus
 
 
 def requests_for(
-    tables: Sequence[TableName], *, job_id: str | None, now_ms: int, start_over: bool, everything: bool
+    tables: Sequence[TableName],
+    *,
+    job_id: str | None,
+    now_ms: int,
+    start_over: bool,
+    everything: bool,
+    where: str = "",
+    shards: int = 0,
 ) -> list[JobRequest]:
     """One request per table.  ``job_id`` names the job; of several jobs, each has its table's name behind it."""
     stem = job_id or f"snapshot-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -37,12 +45,37 @@ def requests_for(
             id=stem if len(tables) == 1 else f"{stem}-{name}",
             origin="command line",
             requested_ms=now_ms,
-            fresh=True,
+            fresh=not where,
             start_over=start_over,
             everything=everything,
+            where=where,
+            shards=shards,
         )
         for name in tables
     ]
+
+
+def send_orders(pipeline: Pipeline, jobs: Sequence[str], kind: JobOrderKind, now_ms: int) -> None:
+    """Tell the reader, which may run now or later, what is to become of jobs."""
+    orders = [JobOrder(job_id, kind.value, now_ms) for job_id in jobs]
+    pipeline.kafka.send(jobs_topic(pipeline.prefix), [(order.key(), order.to_json()) for order in orders])
+
+
+def jobs_called(feed: Feed, text: str) -> list[str]:
+    """The ids of the jobs that were asked for under a name: one, or one for each table.  Raises SettingError."""
+    known = dict.fromkeys([*feed.requests, *feed.jobs])
+    found = [text] if text in known else [job_id for job_id in known if job_id.startswith(f"{text}-")]
+    if not found:
+        near = near_names(text, list(known))
+        raise SettingError(
+            f"there is no job {text}" + (f"; did you mean {near[0]}?" if near else ": `rowflow jobs` lists them")
+        )
+    return found
+
+
+def open_jobs(feed: Feed) -> list[JobRequest]:
+    """What was asked for and the reader hasn't begun with."""
+    return [request for request in feed.requests.values() if request.id not in feed.jobs]
 
 
 def refuse_without_reader(pipeline: Pipeline) -> None:
@@ -92,7 +125,9 @@ def take_failed_ones_places(pipeline: Pipeline, requests: Sequence[JobRequest]) 
     """Let mirrors that wait for a job which failed before its begin barrier wait for these jobs."""
     pipeline.feed.refresh()
     failed = {
-        job.id for job in pipeline.feed.jobs.values() if job.status == JobStatus.FAILED and job.fresh and not job.begun
+        job.id
+        for job in pipeline.feed.jobs.values()
+        if job.status in {JobStatus.FAILED, JobStatus.CANCELLED} and job.fresh and not job.begun
     }
     with pipeline.sink.lend() as session:
         states = {state.table: state for state in overview.tables(session)}
@@ -103,23 +138,14 @@ def take_failed_ones_places(pipeline: Pipeline, requests: Sequence[JobRequest]) 
 
 
 def unfinished(feed: Feed, requests: Sequence[JobRequest]) -> list[JobRequest]:
-    """The requests whose jobs aren't done.  Raises JobFailedError for one that has failed."""
+    """The requests whose jobs aren't done.  Raises JobFailedError for one that has failed or was cancelled."""
     left = []
     for request in requests:
         state = feed.jobs.get(request.id)
         if state is not None and state.status == JobStatus.FAILED:
             raise JobFailedError(f"job {request.id} of {request.name} failed: {state.reason}")
+        if state is not None and state.status == JobStatus.CANCELLED:
+            raise JobFailedError(f"job {request.id} of {request.name} was cancelled")
         if state is None or state.open:
             left.append(request)
     return left
-
-
-def receipt(state: JobState) -> str:
-    """What a finished job has done, in a line."""
-    seconds = (state.finished_ms - state.started_ms) / 1000
-    return (
-        f"{state.name}: {state.rows_read:,} rows read, {state.rows_dropped:,} dropped (newer in the stream),"
-        f" {state.rows_published:,} published, {state.shards:,} shards, up to {state.shards_at_a_time} at a time,"
-        f" from {state.low} to {state.high},"
-        f" {seconds:,.1f} s (job {state.id})"
-    )

@@ -43,7 +43,7 @@ FAILED = 1
 MISUSED = 2
 
 
-COMMANDS = ("up", "reader", "worker", "read", "snapshot", "wait", "check", "status")
+COMMANDS = ("up", "reader", "worker", "read", "snapshot", "jobs", "wait", "check", "status")
 """In the order of the help; each is in the file of its name in rowflow/commands/."""
 
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from cdc_reader.information_schema import read_schema
 from cdc_reader.positions import Place
-from cdc_reader.sql import SourceSession, binlog_status
+from cdc_reader.sql import QueryFailed, SourceSession, binlog_status, quoted_table
 from rowflow.errors import UnknownTableError
 from rowflow.settings import SourceSettings
+from schemas.errors import SettingError
 from schemas.patterns import SYSTEM_DATABASES, TablePattern, TablePatterns
 from schemas.tables import TableName, TableSchema
 
@@ -56,6 +57,14 @@ class Source:
     def captured_tables(self) -> list[TableName]:
         """The tables that the patterns capture."""
         return [name for name in self.all_tables() if self.patterns.matches(name)]
+
+    def check_condition(self, name: TableName, where: str) -> None:
+        """Raise SettingError where the source can't evaluate an expression over a table's rows."""
+        with SourceSession(self.address) as session:
+            try:
+                session.rows(f"SELECT 1 FROM {quoted_table(name)} WHERE ({where}) LIMIT 0")
+            except QueryFailed as error:
+                raise SettingError(f"the source refuses --where for {name}: {error}") from None
 
     def tables_with_long_keys(self) -> list[TableSchema]:
         """The captured tables whose key's texts and binaries hold so much that they may be too long for the sink."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cdc_reader.positions import Position
 from rowflow.kafka import LogEnds
 from rowflow.source import BinlogEnd
-from schemas.jobs import JobState, JobStatus, TableState
+from schemas.jobs import JobRequest, JobState, JobStatus, TableState
 from schemas.tables import TableName
 from sink.computed import ComputedFunctions
 from sink.overview import PartitionProgress, WaitingBarrier
@@ -25,6 +25,7 @@ Partition = tuple[str, int]
 """A topic and a partition of it."""
 
 _FINISHED_SHOWN = 5
+_ENDED = {JobStatus.FAILED.value: "has failed", JobStatus.CANCELLED.value: "was cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,17 @@ class JobLine:
     rows_dropped: int
     rows_published: int
     rows_estimate: int
+    where: str
     shards: int
+    shards_at_a_time: int
     rows_per_s: float | None
     eta_s: float | None
     low: str
     high: str
+    checksum: str
+    lag_p50_ms: int
+    lag_p99_ms: int
+    lag_max_ms: int
     started_at: str | None
     finished_at: str | None
     reason: str
@@ -199,14 +206,12 @@ def progress_problems(
 
 
 def awaiting_problems(states: Iterable[MirrorState], jobs: Mapping[str, JobState]) -> list[str]:
-    """Mirrors that wait for a job which has failed: it won't come."""
+    """Mirrors that wait for a job which has failed or was cancelled: it won't come."""
     return [
-        f"the mirror of {state.table} waits for job {state.awaited_job}, which has failed ({jobs[state.awaited_job].reason});"
-        f" when that is mended: rowflow snapshot {state.table}"
+        f"the mirror of {state.table} isn't complete: it waits for job {job.id}, which {_ENDED[job.status]}"
+        f"{f' ({job.reason})' if job.reason else ''}; when that is mended: rowflow snapshot {state.table}"
         for state in states
-        if state.status is MirrorStatus.AWAITING
-        and state.awaited_job in jobs
-        and jobs[state.awaited_job].status == JobStatus.FAILED
+        if (job := jobs.get(state.awaited_job)) is not None and job.status in _ENDED
     ]
 
 
@@ -220,6 +225,21 @@ def job_lines(jobs: Iterable[JobState]) -> list[JobLine]:
     latest_first = sorted(jobs, key=lambda job: job.started_ms, reverse=True)
     finished = [job for job in latest_first if not job.open]
     return [job_line(job) for job in latest_first if job.open] + [job_line(job) for job in finished[:_FINISHED_SHOWN]]
+
+
+def asked_line(request: JobRequest) -> JobLine:
+    """The line of a job that was asked for and the reader hasn't begun with."""
+    waiting = JobState(
+        request.db,
+        request.table,
+        request.id,
+        request.origin,
+        request.fresh,
+        JobStatus.WAITING.value,
+        started_ms=request.requested_ms,
+        where=request.where,
+    )
+    return job_line(waiting)
 
 
 def job_line(job: JobState) -> JobLine:
@@ -236,11 +256,17 @@ def job_line(job: JobState) -> JobLine:
         rows_dropped=job.rows_dropped,
         rows_published=job.rows_published,
         rows_estimate=job.rows_estimate,
+        where=job.where,
         shards=job.shards,
+        shards_at_a_time=job.shards_at_a_time,
         rows_per_s=None if rate is None else round(rate, 1),
-        eta_s=round(left / rate, 1) if rate and job.open else None,
+        eta_s=round(left / rate, 1) if rate and job.open and job.rows_estimate else None,
         low=job.low,
         high=job.high,
+        checksum=job.checksum,
+        lag_p50_ms=job.lag_ms(0.5),
+        lag_p99_ms=job.lag_ms(0.99),
+        lag_max_ms=job.lag_max_ms,
         started_at=iso(job.started_ms),
         finished_at=iso(job.finished_ms),
         reason=job.reason,

@@ -5,7 +5,7 @@ Comes in: a Status.  Goes out: rich tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -44,21 +44,7 @@ def _parts(status: Status) -> Iterator[RenderableType]:
             ("table", "state", "since"), ([line.table, line.status, line.since or _DASH] for line in status.tables)
         )
     if status.jobs:
-        yield _table(
-            ("job", "table", "state", "rows", "rows/s", "ETA", "shards"),
-            (
-                [
-                    line.id,
-                    line.table,
-                    line.status,
-                    _share(line),
-                    _number(line.rows_per_s),
-                    _seconds(line.eta_s),
-                    f"{line.shards:,}",
-                ]
-                for line in status.jobs
-            ),
-        )
+        yield jobs_table(status.jobs)
     if status.partitions:
         yield _table(
             ("topic", "partition", "next", "end", "lag", "rows/s"),
@@ -88,6 +74,25 @@ def _parts(status: Status) -> Iterator[RenderableType]:
         yield Text(f"note      {notice}", style="yellow")
     for problem in status.problems:
         yield Text(f"wrong     {problem}", style="bold red")
+
+
+def jobs_table(jobs: Iterable[JobLine]) -> Table:
+    """A line for each job."""
+    return _table(
+        ("job", "table", "state", "rows", "rows/s", "ETA", "shards"),
+        (
+            [
+                line.id,
+                f"{line.table} where {line.where}" if line.where else line.table,
+                line.status,
+                _share(line),
+                _number(line.rows_per_s),
+                _seconds(line.eta_s),
+                f"{line.shards:,}",
+            ]
+            for line in jobs
+        ),
+    )
 
 
 def _table(titles: tuple[str, ...], rows: Iterator[list[str]]) -> Table:

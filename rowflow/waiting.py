@@ -25,7 +25,6 @@ from schemas.topics import table_topic
 from sink import overview
 from sink.errors import LockConflict, Unreachable
 from sink.overview import PartitionProgress
-from sink.tables import MirrorStatus
 
 LOOK_AGAIN_S = 0.2
 AWAY = (SourceAway, BrokerAway, UnreachableError, Unreachable, LockConflict)
@@ -147,11 +146,11 @@ def unfinished_job(
 
 
 def unmade_mirror(pipeline: Pipeline, captured: Collection[TableName]) -> str | None:
-    """A captured table whose mirror waits for a job, in words; None: there is none."""
+    """A captured table whose mirror waits for a job, to be made or to be filled, in words; None: there is none."""
     with pipeline.sink.lend() as session:
         for state in overview.tables(session):
-            if state.table in captured and state.status is MirrorStatus.AWAITING:
-                return f"the mirror of {state.table} isn't made yet: it waits for job {state.awaited_job}"
+            if state.table in captured and state.awaited_job:
+                return f"the mirror of {state.table} isn't complete yet: it waits for job {state.awaited_job}"
     return None
 
 

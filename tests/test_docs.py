@@ -159,7 +159,7 @@ def test_the_settings_to_copy_are_those_that_a_command_prints(tmp_path: Path) ->
 
 
 def test_the_function_to_copy_computes(tmp_path: Path) -> None:
-    (block,) = blocks(text_of(README), "python")
+    block, _ = blocks(text_of(README), "python")
     (tmp_path / "functions.py").write_text(block, encoding="utf-8")
     ((function,),) = load(tmp_path / "functions.py").by_table.values()
     assert function.column.name == "title_length"

@@ -203,6 +203,7 @@ def test_the_ten_minutes_can_be_typed(up: ServicesSet, tmp_path: Path) -> None:
         assert [_changes(file) for file in prints] == [expected, expected]
         wait_until(lambda: _STATUS_LINE.search(supervisor.shown), LINE_S, "where everything stands, on the terminal")
         _run_documented_lines(up.directory)
+        _run_documented_client(up.directory)
         with on_terminal(
             [f"{ROOT}/.venv/bin/rowflow", "status", "--watch"],
             tmp_path / "status", directory=up.directory, environment=_OWN_ENVIRONMENT,
@@ -271,6 +272,18 @@ def _run_documented_lines(directory: Path) -> None:
     for line in typed:
         assert f"rowflow {' '.join(line)} ended with 0" in done.stdout, done.stdout + done.stderr
     assert "0 differences in 3 rows" in done.stdout.splitlines()[-2]
+
+
+def _run_documented_client(directory: Path) -> None:
+    """The README's Python, that asks for all books."""
+    _, program = blocks(README.read_text(encoding="utf-8"), "python")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=directory, env=_OWN_ENVIRONMENT, capture_output=True, text=True, timeout=LINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rows_read=3, rows_dropped=0, rows_published=3, rows_written=3" in done.stdout
+    assert done.stdout.splitlines()[-1] == "the results are in books"
 
 
 def test_given_servers_are_used_and_none_is_started(tmp_path: Path, up: ServicesSet) -> None:

@@ -173,7 +173,7 @@ def test_the_main_way(
     asked = installation.run("snapshot", f"{database}.bo*", "--wait", "--id", "mine")
     assert asked.returncode == 0, asked.stderr
     assert re.search(
-        r"books: 3 rows read, 0 dropped .*, 3 published, 1 shards, .*, from .* \(job mine\)",
+        r"books: 3 rows read, 0 dropped .*, 3 published, 3 written to books; 1 shards, .*; from .* \(job mine\)",
         asked.stdout,
     )
     assert mirrored(services, sink_schema) == execute(books, "SELECT * FROM books ORDER BY id")

@@ -13,7 +13,7 @@ import pytest
 from rowflow.main import COMMANDS, cli
 from tests.test_layout import ROOMS, modules
 
-_LATER = ("jobs", "peek", "doctor", "replay", "dead-letters")
+_LATER = ("peek", "doctor", "replay", "dead-letters")
 """Commands of the design that come with other issues."""
 _NAMED = re.compile(r"\browflow ([a-z][a-z-]*)((?: (?:--?[a-z][a-z-]*|[\w.{}*']+))*)")
 _HOLE = "{}"

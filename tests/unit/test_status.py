@@ -8,8 +8,9 @@ import pytest
 
 from cdc_reader.positions import Place, Position
 from rowflow.errors import JobFailedError, StandsStillError, UnknownTableError
-from rowflow.jobs import receipt, requests_for
+from rowflow.jobs import requests_for
 from rowflow.kafka import LogEnds
+from rowflow.receipts import receipt_of
 from rowflow.source import BinlogEnd, chosen_tables
 from rowflow.status import (
     SeenEnd,
@@ -245,9 +246,13 @@ def test_the_receipt_has_rows_shards_places_and_time() -> None:
         "shop", "books", "j", "command line", fresh=True, status="done", started_ms=1_000, shards=3, rows_read=2_000,
         rows_dropped=15, rows_published=1_985, low="binlog.000002:4", high="binlog.000002:900", finished_ms=3_500,
     )  # fmt: skip
-    text = receipt(done)
-    for part in ("2,000 rows read", "15 dropped", "1,985 published", "3 shards", "binlog.000002:4", ":900", "2.5 s"):
-        assert part in text
+    receipt = receipt_of(done, "books", 5)
+    assert (receipt.rows_written, receipt.rows_per_s) == (1_980, 800.0)
+    for part in (
+        "2,000 rows read", "15 dropped", "1,985 published", "1,980 written to books, 5 dead letters", "3 shards",
+        "binlog.000002:4", ":900", "2.5 s", "800 rows/s",
+    ):  # fmt: skip
+        assert part in receipt.line()
 
 
 def test_tables_on_the_command_line_may_be_patterns() -> None:
