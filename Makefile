@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 CODE := $(wildcard cdc_reader stream_app sink schemas check rowflow servers examples bench tests)
 INSTALLED := .venv/.installed
 # Files side by side, the longest (faults) first: a test mostly waits for servers and processes.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo           the bookshop: changes arriving in result tables, through crashes (KEEP=1 keeps it running)"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import MySQLdb
 from confluent_kafka import ConsumerGroupState, IsolationLevel, KafkaException, TopicPartition
@@ -35,6 +35,7 @@ from tests.helpers import (
     unique_name,
     wait_until,
 )
+from tests.preloaded import Forked, Process, run_to_end
 from tests.topics import committed_offsets, last_value, read_topics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +52,10 @@ class Program:
     """One process of Rowflow; its output goes to ``log``."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
+    lifeline: IO[bytes] | None = None
+    """Its stdin, of one that lives no longer than that is open."""
 
     @property
     def running(self) -> bool:
@@ -65,7 +68,7 @@ class Program:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
-        self.process.kill()
+        self.process.send_signal(signal.SIGKILL)
         self.process.wait(END_S)
 
     def suspend(self) -> None:
@@ -79,7 +82,7 @@ class Program:
     def stop(self) -> int:
         """SIGTERM; its exit code, negative for a signal.  One that is not gone in time is killed and fails the test."""
         self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
+        self.process.send_signal(signal.SIGTERM)
         return self.ended(END_S)
 
     def ended(self, timeout_s: float) -> int:
@@ -88,8 +91,8 @@ class Program:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} runs after {timeout_s:g} s; its log ends:\n{self.tail()}") from None
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        if self.lifeline is not None:
+            self.lifeline.close()
         return code
 
     def tail(self, lines: int = 25) -> str:
@@ -99,7 +102,7 @@ class Program:
     def must_run(self) -> None:
         """Fail if it has ended."""
         if not self.running:
-            raise AssertionError(f"{self.name} ended with {self.process.returncode}; its log ends:\n{self.tail()}")
+            raise AssertionError(f"{self.name} ended with {self.process.poll()}; its log ends:\n{self.tail()}")
 
 
 @dataclass
@@ -114,6 +117,7 @@ class Pipeline:
     settings: Mapping[str, Mapping[str, Setting]] = field(default_factory=dict)
     """Over those that are written anyway: by section and name."""
     programs: list[Program] = field(default_factory=list)
+    runs: int = 0
 
     # ---- settings and processes ----
 
@@ -150,22 +154,33 @@ class Pipeline:
         """
         name = f"{command}-{len(self.programs)}"
         log = self.directory / f"{name}.log"
-        line = [sys.executable, "-m", *launcher, command, "--config", str(self.config), *arguments]
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                line, cwd=ROOT, stdin=subprocess.PIPE if restarted else subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, env={**environment(), **(RESTARTED if restarted else {})},
-                start_new_session=True,
-            )  # fmt: skip
-        program = Program(name, process, log)
+        words = [command, "--config", str(self.config), *arguments]
+        log.write_bytes(b"")
+        if launcher == ("rowflow.main",) and not restarted:
+            program = Program(name, Forked(words, ROOT, environment(), log), log)
+        else:
+            program = self._start_anew(name, [*launcher, *words], log, restarted=restarted)
         self.programs.append(program)
         return program
+
+    def _start_anew(self, name: str, words: Sequence[str], log: Path, *, restarted: bool) -> Program:
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.PIPE if restarted else subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, env={**environment(), **(RESTARTED if restarted else {})},
+                start_new_session=True,
+            )  # fmt: skip
+        return Program(name, process, log, process.stdin)
 
     def run(self, *arguments: str, timeout_s: float = 60.0, answer: str = "") -> subprocess.CompletedProcess[str]:
         """Run ``rowflow ARGUMENTS`` to its end."""
         command, *rest = arguments
+        words = [command, "--config", str(self.config), *rest]
+        if not answer:
+            self.runs += 1
+            return run_to_end(words, ROOT, environment(), self.directory / f"{command}-run-{self.runs}", timeout_s)
         return subprocess.run(
-            [sys.executable, "-m", "rowflow.main", command, "--config", str(self.config), *rest],
+            [sys.executable, "-m", "rowflow.main", *words],
             cwd=ROOT, env=environment(), input=answer, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
 

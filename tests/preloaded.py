@@ -1,0 +1,108 @@
+"""Rowflow's processes without their imports: forked from one process that has loaded all of Rowflow and started nothing.
+
+A start takes a second of a core otherwise, and the tests need hundreds.  From `main` on it is the command itself: own session,
+environment, descriptors, signals and exit code.  Processes started from nothing are in the tests of `up`, the demo and the
+documents.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+_COMMANDS = ("reader", "worker", "wait", "snapshot", "jobs", "check", "status", "read")
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload([__name__, *(f"rowflow.commands.{command}" for command in _COMMANDS)])
+
+
+class Process(Protocol):
+    """What a test asks of a process: as subprocess.Popen has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended; raises TimeoutExpired."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """To be sent only while it runs."""
+
+
+class Forked:
+    """A forked process of Rowflow."""
+
+    def __init__(
+        self,
+        line: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        output: Path,
+        errors: Path | None = None,
+    ) -> None:
+        """``errors``: where stderr goes, if not where stdout goes."""
+        self._line = list(line)
+        self._process = _CONTEXT.Process(
+            target=_run, args=(self._line, str(directory), dict(environment), str(output), str(errors or output))
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended; raises TimeoutExpired."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(self._line, timeout or 0)
+        return code
+
+    def send_signal(self, sig: int, /) -> None:
+        """To be sent only while it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+
+def run_to_end(
+    line: Sequence[str], directory: Path, environment: Mapping[str, str], output: Path, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """A command's exit code and what it printed; its output goes through files that begin like ``output``."""
+    files = output.with_suffix(".out"), output.with_suffix(".err")
+    process = Forked(line, directory, environment, *files)
+    try:
+        code = process.wait(timeout_s)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    printed = [file.read_text(encoding="utf-8") for file in files]
+    return subprocess.CompletedProcess(["rowflow", *line], code, *printed)
+
+
+def _run(line: Sequence[str], directory: str, environment: Mapping[str, str], output: str, errors: str) -> None:
+    """In the forked process: become `rowflow LINE`."""
+    os.setsid()
+    os.chdir(directory)
+    for number, name in ((1, output), (2, errors)):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["rowflow", *line]
+    from rowflow.main import main  # noqa: PLC0415 - the tests' own process doesn't load Rowflow for it
+
+    code = main(line)
+    # A forked process doesn't come to the interpreter's own end.
+    atexit._run_exitfuncs()
+    sys.exit(code)
