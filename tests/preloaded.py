@@ -1,6 +1,6 @@
 """Rowflow's processes without their imports: forked from one process that has loaded all of Rowflow and started nothing.
 
-A start takes a second of a core otherwise, and the tests need hundreds.  From `main` on it is the command itself: own session,
+A start takes a second of a core otherwise, and the tests need hundreds.  From there on it is `python -m` itself: own session,
 environment, descriptors, signals and exit code.  Processes started from nothing are in the tests of `up`, the demo and the
 documents.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ class Forked:
         output: Path,
         errors: Path | None = None,
     ) -> None:
-        """``errors``: where stderr goes, if not where stdout goes."""
+        """``line``: a module and its arguments; ``errors``: where stderr goes, if not where stdout goes."""
         self._line = list(line)
         self._process = _CONTEXT.Process(
             target=_run, args=(self._line, str(directory), dict(environment), str(output), str(errors or output))
@@ -78,7 +79,7 @@ class Forked:
 def run_to_end(
     line: Sequence[str], directory: Path, environment: Mapping[str, str], output: Path, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """A command's exit code and what it printed; its output goes through files that begin like ``output``."""
+    """A module's exit code and what it printed; its output goes through files that begin like ``output``."""
     files = output.with_suffix(".out"), output.with_suffix(".err")
     process = Forked(line, directory, environment, *files)
     try:
@@ -86,11 +87,11 @@ def run_to_end(
     finally:
         process.send_signal(signal.SIGKILL)
     printed = [file.read_text(encoding="utf-8") for file in files]
-    return subprocess.CompletedProcess(["rowflow", *line], code, *printed)
+    return subprocess.CompletedProcess(list(line), code, *printed)
 
 
 def _run(line: Sequence[str], directory: str, environment: Mapping[str, str], output: str, errors: str) -> None:
-    """In the forked process: become `rowflow LINE`."""
+    """In the forked process: become `python -m LINE`."""
     os.setsid()
     os.chdir(directory)
     for number, name in ((1, output), (2, errors)):
@@ -99,10 +100,9 @@ def _run(line: Sequence[str], directory: str, environment: Mapping[str, str], ou
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["rowflow", *line]
-    from rowflow.main import main  # noqa: PLC0415 - the tests' own process doesn't load Rowflow for it
-
-    code = main(line)
-    # A forked process doesn't come to the interpreter's own end.
-    atexit._run_exitfuncs()
-    sys.exit(code)
+    module, *sys.argv[1:] = line
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        # A forked process doesn't come to the interpreter's own end.
+        atexit._run_exitfuncs()

@@ -154,33 +154,32 @@ class Pipeline:
         """
         name = f"{command}-{len(self.programs)}"
         log = self.directory / f"{name}.log"
-        words = [command, "--config", str(self.config), *arguments]
+        words = [*launcher, command, "--config", str(self.config), *arguments]
         log.write_bytes(b"")
-        if launcher == ("rowflow.main",) and not restarted:
-            program = Program(name, Forked(words, ROOT, environment(), log), log)
+        if restarted:
+            program = self._start_anew(name, words, log)
         else:
-            program = self._start_anew(name, [*launcher, *words], log, restarted=restarted)
+            program = Program(name, Forked(words, ROOT, environment(), log), log)
         self.programs.append(program)
         return program
 
-    def _start_anew(self, name: str, words: Sequence[str], log: Path, *, restarted: bool) -> Program:
+    def _start_anew(self, name: str, words: Sequence[str], log: Path) -> Program:
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.PIPE if restarted else subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT, env={**environment(), **(RESTARTED if restarted else {})},
-                start_new_session=True,
+                [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT,
+                env={**environment(), **RESTARTED}, start_new_session=True,
             )  # fmt: skip
         return Program(name, process, log, process.stdin)
 
     def run(self, *arguments: str, timeout_s: float = 60.0, answer: str = "") -> subprocess.CompletedProcess[str]:
         """Run ``rowflow ARGUMENTS`` to its end."""
         command, *rest = arguments
-        words = [command, "--config", str(self.config), *rest]
+        words = ["rowflow.main", command, "--config", str(self.config), *rest]
         if not answer:
             self.runs += 1
             return run_to_end(words, ROOT, environment(), self.directory / f"{command}-run-{self.runs}", timeout_s)
         return subprocess.run(
-            [sys.executable, "-m", "rowflow.main", *words],
+            [sys.executable, "-m", *words],
             cwd=ROOT, env=environment(), input=answer, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
 

@@ -20,8 +20,8 @@ def limit_shards(rows: int) -> None:
 
     @functools.wraps(make)
     def make_with_small_shards(self: JobRunner, *arguments: Any) -> None:
-        *others, rows_max, bytes_max = arguments
-        make(self, *others, min(rows, rows_max), bytes_max)  # type: ignore[call-arg]
+        *others, limits = arguments
+        make(self, *others, limits._replace(rows_max=min(rows, limits.rows_max)))  # type: ignore[call-arg]
 
     patch.object(JobRunner, "__init__", make_with_small_shards).start()
 

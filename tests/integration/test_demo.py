@@ -189,7 +189,7 @@ def test_lines_to_try_are_run_as_printed(kept: KeptTelling, tmp_path: Path) -> N
     assert int(paste(change).stdout.split()[-3]) == stock_before + 10
     assert "shop.books" in paste(status).stdout
     receipt = paste_on_terminal(snapshot, tmp_path / "snapshot")
-    assert re.search(r"^shop\.books ━+ +[\d,]+/[\d,]+ [\d,]+ rows/s", receipt, re.MULTILINE), receipt
+    assert re.search(r"^shop\.books ━+ +[\d,]+/[\d,]+ \d+ shards, [\d,]+ rows/s", receipt, re.MULTILINE), receipt
     assert re.search(r"^shop\.books: [\d,]+ rows read, 0 dropped", receipt, re.MULTILINE), receipt
     compared = paste_on_terminal(check, tmp_path / "check")
     assert re.search(r"^shop\.books ━+ ", compared, re.MULTILINE), compared
