@@ -14,7 +14,9 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import connection
 from pathlib import Path
 from typing import Protocol
 
@@ -54,18 +56,21 @@ class Forked:
         self._process = _CONTEXT.Process(
             target=_run, args=(self._line, str(directory), dict(environment), str(output), str(errors or output))
         )
+        self._lock = threading.Lock()
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
-        return self._process.exitcode
+        # The library reads the code from a pipe, once: a second thread beside it would find the pipe's end, and say 255.
+        with self._lock:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, once it has ended; raises TimeoutExpired."""
-        self._process.join(timeout)
-        code = self._process.exitcode
+        connection.wait([self._process.sentinel], timeout)
+        code = self.poll()
         if code is None:
             raise subprocess.TimeoutExpired(self._line, timeout or 0)
         return code
