@@ -11,10 +11,11 @@ Source: MySQL manual, "EXPLAIN Output Format" (rows), "Equality Range Optimizati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 
 from cdc_reader.charsets import decoder
 from cdc_reader.information_schema import Queries
@@ -31,6 +32,7 @@ _ROWS_COLUMN = 9
 """Of EXPLAIN: the rows that are looked at; behind it stands how many percent of them the range has."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LAST_CHARACTER = 0x7E
+_DEPTH = 4
 
 
 def middle_key(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_min: int) -> Key | None:
@@ -177,17 +179,23 @@ def _text_guesses(column: Column, low: bytes, high: bytes) -> Iterator[str]:
     begin = first[:shared]
     lower = ord(first[shared]) if shared < len(first) else 0
     upper = ord(last[shared]) if shared < len(last) else 0
-    texts = []
+    texts: Iterable[str] = ()
     if abs(upper - lower) > 1:
-        texts.append(begin + chr((lower + upper) // 2))
+        texts = [begin + chr((lower + upper) // 2)]
     elif shared < len(first):
         following = ord(first[shared + 1]) if shared + 1 < len(first) else 0x20
-        texts.append(first[: shared + 1] + chr((following + _LAST_CHARACTER) // 2 + 1))
+        texts = chain([first[: shared + 1] + chr((following + _LAST_CHARACTER) // 2 + 1)], _deeper(first, shared))
     middle = len(_ALPHABET) // 2
-    texts += [
-        begin + _ALPHABET[index] for index in sorted(range(len(_ALPHABET)), key=lambda index: abs(index - middle))
-    ]
-    for text in texts:
+    letters = sorted(range(len(_ALPHABET)), key=lambda index: abs(index - middle))
+    for text in chain(texts, (begin + _ALPHABET[index] for index in letters)):
         if "\ud800" <= text[-1] <= "\udfff":
             continue
         yield f"CONVERT(_utf8mb4 X'{text.encode().hex()}' USING {column.charset}) COLLATE {column.collation}"
+
+
+def _deeper(first: str, shared: int) -> Iterator[str]:
+    """Texts a little behind the first one, where its next character and the last one's are neighbours (a1ff.., a200..)."""
+    for depth in range(shared + 1, min(len(first), shared + 1 + _DEPTH)):
+        behind = [letter for letter in _ALPHABET if letter > first[depth].lower()]
+        for index in sorted(range(len(behind)), key=lambda index: abs(index - len(behind) // 4)):
+            yield first[:depth] + behind[index]

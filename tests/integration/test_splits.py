@@ -30,6 +30,7 @@ KEYS = {
     "datetime": ("k DATETIME(3) PRIMARY KEY", "TIMESTAMP '2000-01-01 00:00:00' + INTERVAL n HOUR"),
     "timestamp": ("k TIMESTAMP PRIMARY KEY", "TIMESTAMP '2000-01-01 00:00:00' + INTERVAL n HOUR"),
     "uuid text": ("k CHAR(36) CHARACTER SET ascii PRIMARY KEY", "UUID()"),
+    "text near the carry of a digit": ("k CHAR(8) PRIMARY KEY", "LOWER(HEX(0xa2000000 - 5960 + 2 * n))"),
     "random text": ("k VARCHAR(40) PRIMARY KEY", "LEFT(SHA2(n, 256), 32)"),
     "any collation": ("k VARCHAR(40) COLLATE utf8mb4_0900_ai_ci PRIMARY KEY", "CONCAT(CHAR(97 + n % 26), ' ', n)"),
     "binary collation": ("k VARCHAR(40) COLLATE utf8mb4_bin PRIMARY KEY", "CONCAT('book-', LPAD(n, 8, '0'))"),
