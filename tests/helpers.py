@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import MySQLdb
 from confluent_kafka.admin import AdminClient
 from MySQLdb.connections import Connection
+
+from servers.mysql import connect_to
 
 _POLL_S = 0.02
 
@@ -72,18 +73,7 @@ def unique_name(stem: str) -> str:
 
 def connect(url: str, schema: str = "") -> Connection:
     """Open a plain client's connection (autocommit, utf8mb4, time zone UTC) to a `mysql://` address."""
-    parts = urlsplit(url)
-    return MySQLdb.connect(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or 3306,
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-        database=schema or parts.path.lstrip("/"),
-        charset="utf8mb4",
-        autocommit=True,
-        init_command="SET time_zone = '+00:00'",
-        connect_timeout=10,
-    )
+    return connect_to(url, schema or urlsplit(url).path.lstrip("/"))
 
 
 @contextmanager

@@ -197,6 +197,10 @@ class SinkStand:
         assert self.finish()
 
 
+MakeStand = Callable[..., SinkStand]
+Rows = Callable[[str], list[tuple[Any, ...]]]
+
+
 def sink_address(url: str, sink_schema: str) -> MysqlAddress:
     parts = urlsplit(url)
     return MysqlAddress(

@@ -1,7 +1,6 @@
 """Barriers on a real sink: who waits, who does the work, what becomes of it when somebody dies in the middle."""
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,34 +16,10 @@ from sink.slices import Slice
 from sink.sql import SessionPool
 from stream_app.agents import Attempt, Outcome
 from tests.helpers import ServiceAddresses, execute, unique_name
-from tests.sink_stand import BOOKS, SinkStand, book
-
-MakeStand = Callable[..., SinkStand]
+from tests.sink_stand import BOOKS, MakeStand, Rows, book
 
 PAGES = Column("pages", "int", nullable=False)
 BOOKS_WITH_PAGES = replace(BOOKS, columns=(*BOOKS.columns[:2], PAGES, *BOOKS.columns[2:]))
-
-
-@pytest.fixture
-def make_stand(services: ServiceAddresses, sink_schema: str) -> Iterator[MakeStand]:
-    made: list[SinkStand] = []
-
-    def make(**options: object) -> SinkStand:
-        made.append(SinkStand(services.sink_url, sink_schema, **options))  # type: ignore[arg-type]  # options pass through
-        return made[-1]
-
-    yield make
-    for stand in made:
-        stand.close()
-
-
-@pytest.fixture
-def rows(sink_root: Connection, sink_schema: str) -> Callable[[str], list[tuple[object, ...]]]:
-    """What a plain client reads; the schema's name stands for ``{}``."""
-    return lambda sql: execute(sink_root, sql.replace("{}", sink_schema))
-
-
-Rows = Callable[[str], list[tuple[object, ...]]]
 
 
 def test_rule_b1_nobody_goes_on_before_all_have_come(make_stand: MakeStand, rows: Rows) -> None:

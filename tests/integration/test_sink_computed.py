@@ -1,19 +1,15 @@
 """Computed columns on a real sink, over the life of functions.py."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from MySQLdb.connections import Connection
 
 from schemas.events import BarrierKind
 from sink.computed import ComputedFunctions, load
 from stream_app.errors import RestartNeeded
-from tests.helpers import ServiceAddresses, execute
-from tests.sink_stand import SinkStand, book
-
-Rows = Callable[[str], list[tuple[object, ...]]]
+from tests.sink_stand import MakeStand, Rows, book
 
 HEAD = "from datetime import datetime\nfrom decimal import Decimal\nfrom rowflow import computed\n"
 VALUE = '@computed("shop.books")\ndef value(row: dict) -> Decimal:\n    return row["price"] * row["stock"]\n'
@@ -55,30 +51,11 @@ def functions(tmp_path: Path) -> Callable[[str], ComputedFunctions]:
     return write
 
 
-@pytest.fixture
-def make_stand(services: ServiceAddresses, sink_schema: str) -> Iterator[Callable[[ComputedFunctions], SinkStand]]:
-    made: list[SinkStand] = []
-
-    def make(functions: ComputedFunctions) -> SinkStand:
-        made.append(SinkStand(services.sink_url, sink_schema, functions=functions))
-        return made[-1]
-
-    yield make
-    for stand in made:
-        stand.close()
-
-
-@pytest.fixture
-def rows(sink_root: Connection, sink_schema: str) -> Rows:
-    return lambda sql: execute(sink_root, sql.replace("{}", sink_schema))
-
-
-MakeStand = Callable[[ComputedFunctions], SinkStand]
 Functions = Callable[[str], ComputedFunctions]
 
 
 def test_columns_of_all_annotations(make_stand: MakeStand, functions: Functions, rows: Rows) -> None:
-    stand = make_stand(functions(ALL))
+    stand = make_stand(functions=functions(ALL))
     stand.begin()
     stand.logs[0].create(book(1))
     stand.handle()
@@ -90,7 +67,7 @@ def test_columns_of_all_annotations(make_stand: MakeStand, functions: Functions,
 def test_function_that_raises_files_its_row_and_the_rest_goes_on(
     make_stand: MakeStand, functions: Functions, rows: Rows
 ) -> None:
-    stand = make_stand(functions(VALUE))
+    stand = make_stand(functions=functions(VALUE))
     stand.begin()
     stand.logs[0].create(book(1)).create(book(2, price=None)).create(book(3, stock=0)).update(book(3), book(3, stock=2))
     stand.handle()
@@ -105,7 +82,7 @@ def test_where_a_slice_is_cut_changes_nothing_beside_a_row_that_raises(
     make_stand: MakeStand, functions: Functions, rows: Rows, cuts: int
 ) -> None:
     """Each key's last change raises: what came before it counts, be it in the same slice or in one before."""
-    stand = make_stand(functions(VALUE))
+    stand = make_stand(functions=functions(VALUE))
     stand.begin()
     stand.logs[0].create(book(1)).create(book(2)).create(book(3))
     stand.handle()
@@ -127,7 +104,7 @@ def test_new_function_adds_its_column_and_a_whole_reading_renews(
     make_stand: MakeStand, functions: Functions, rows: Rows
 ) -> None:
     first = functions(VALUE)
-    stand = make_stand(first)
+    stand = make_stand(functions=first)
     stand.begin()
     stand.logs[0].create(book(1)).create(book(2))
     stand.handle()
@@ -152,7 +129,7 @@ def test_nothing_is_computed_and_no_mirror_made_by_functions_that_the_file_no_lo
     make_stand: MakeStand, functions: Functions, rows: Rows
 ) -> None:
     first = functions(VALUE)
-    stand = make_stand(first)
+    stand = make_stand(functions=first)
     stand.begin()
     changed = RestartNeeded("changed")
 
@@ -178,7 +155,7 @@ def test_nothing_is_computed_and_no_mirror_made_by_functions_that_the_file_no_lo
 def test_function_with_another_annotation_gives_its_column_another_type(
     make_stand: MakeStand, functions: Functions, rows: Rows
 ) -> None:
-    stand = make_stand(functions(LENGTH))
+    stand = make_stand(functions=functions(LENGTH))
     stand.begin()
     stand.logs[0].create(book(1))
     stand.handle()

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from MySQLdb.connections import Connection
 
 from schemas.errors import StoppedError
 from schemas.events import UNDECODABLE_HEADER, BarrierKind
@@ -15,9 +14,7 @@ from sink.sql import SessionPool
 from stream_app.agents import Attempt, Outcome
 from tests.helpers import ServiceAddresses, connected, execute
 from tests.messages import run_statement
-from tests.sink_stand import SinkStand, book
-
-Rows = Callable[[str], list[tuple[object, ...]]]
+from tests.sink_stand import Rows, SinkStand, book
 
 
 @pytest.fixture
@@ -26,11 +23,6 @@ def stand(services: ServiceAddresses, sink_schema: str) -> Iterator[SinkStand]:
     made.begin()
     yield made
     made.close()
-
-
-@pytest.fixture
-def rows(sink_root: Connection, sink_schema: str) -> Rows:
-    return lambda sql: execute(sink_root, sql.replace("{}", sink_schema))
 
 
 def test_poison_is_filed_and_the_rest_goes_on(stand: SinkStand, rows: Rows) -> None:

@@ -1,7 +1,7 @@
 """What a worker refuses at its start; what the message prints is run, whereupon the next start succeeds."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,9 +20,8 @@ from sink.preflight import ServerIdentity, identity_of, refuse_loop, try_grants,
 from sink.progress import LogRange, TopicFacts
 from sink.sql import SessionPool
 from tests.helpers import ServiceAddresses, connected, execute, unique_name
-from tests.sink_stand import BOOKS, SinkStand, book
+from tests.sink_stand import BOOKS, Rows, SinkStand, book
 
-Rows = Callable[[str], list[tuple[object, ...]]]
 START_OVER = "rowflow snapshot shop.books --start-over"
 
 
@@ -32,11 +31,6 @@ def stand(services: ServiceAddresses, sink_schema: str) -> Iterator[SinkStand]:
     made.begin()
     yield made
     made.close()
-
-
-@pytest.fixture
-def rows(sink_root: Connection, sink_schema: str) -> Rows:
-    return lambda sql: execute(sink_root, sql.replace("{}", sink_schema))
 
 
 def refusal(stand: SinkStand) -> str:

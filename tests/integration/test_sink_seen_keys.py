@@ -1,10 +1,9 @@
 """Whole-table jobs on a real sink: whatever became of a mirror, at the job's end it holds the source's rows and no others."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
-from MySQLdb.connections import Connection
 
 from schemas.events import BarrierKind
 from schemas.tables import Column, KeyPart, TableName, TableSchema
@@ -13,31 +12,9 @@ from sink.ddl import ComputedColumn
 from sink.fold import read_barrier
 from sink.seen_keys import seen_table
 from stream_app.agents import Outcome
-from tests.helpers import ServiceAddresses, execute
-from tests.sink_stand import BOOKS, SinkStand, book
+from tests.sink_stand import BOOKS, MakeStand, Rows, SinkStand, book
 
-MakeStand = Callable[..., SinkStand]
-Rows = Callable[[str], list[tuple[Any, ...]]]
 NAME = TableName("shop", "books")
-
-
-@pytest.fixture
-def make_stand(services: ServiceAddresses, sink_schema: str) -> Iterator[MakeStand]:
-    made: list[SinkStand] = []
-
-    def make(**options: object) -> SinkStand:
-        made.append(SinkStand(services.sink_url, sink_schema, **options))  # type: ignore[arg-type]  # options pass through
-        return made[-1]
-
-    yield make
-    for stand in made:
-        stand.close()
-
-
-@pytest.fixture
-def rows(sink_root: Connection, sink_schema: str) -> Rows:
-    """What a plain client reads; the schema's name stands for ``{}``."""
-    return lambda sql: execute(sink_root, sql.replace("{}", sink_schema))
 
 
 def job(stand: SinkStand, kind: BarrierKind, name: str = "j1", partitions: int = 1) -> None:

@@ -5,7 +5,6 @@ Expected is what the source would hold: the same values written by a plain clien
 
 import base64
 import struct
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +14,8 @@ from MySQLdb.connections import Connection
 
 from schemas.tables import Column, KeyPart, TableName, TableSchema
 from stream_app.agents import Outcome
-from tests.helpers import ServiceAddresses, execute
-from tests.sink_stand import SinkStand
+from tests.helpers import execute
+from tests.sink_stand import MakeStand
 
 text = partial(Column, charset="utf8mb4", collation="utf8mb4_0900_ai_ci")
 ID = Column("id", "int", nullable=False)
@@ -65,25 +64,10 @@ VALUES: list[tuple[Column, str, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def make_stand(services: ServiceAddresses, sink_schema: str) -> Iterator[Callable[[TableSchema], SinkStand]]:
-    made: list[SinkStand] = []
-
-    def make(schema: TableSchema) -> SinkStand:
-        made.append(SinkStand(services.sink_url, sink_schema, schema))
-        made[-1].begin()
-        return made[-1]
-
-    yield make
-    for stand in made:
-        stand.close()
-
-
-def test_every_types_values_arrive_unchanged(
-    make_stand: Callable[[TableSchema], SinkStand], sink_root: Connection, sink_schema: str
-) -> None:
+def test_every_types_values_arrive_unchanged(make_stand: MakeStand, sink_root: Connection, sink_schema: str) -> None:
     columns = [replace(column, name=f"c{number}") for number, (column, *_) in enumerate(VALUES)]
-    stand = make_stand(TableSchema(TableName("shop", "t"), (ID, *columns), (KeyPart("id"),)))
+    stand = make_stand(schema=TableSchema(TableName("shop", "t"), (ID, *columns), (KeyPart("id"),)))
+    stand.begin()
     stand.logs[0].create({"id": 1} | {f"c{number}": value for number, (_, _, value, _) in enumerate(VALUES)})
     stand.logs[0].create({"id": 2} | {f"c{number}": None for number in range(len(VALUES))})
     assert stand.handle() is Outcome.STORED
@@ -106,20 +90,22 @@ def test_every_types_values_arrive_unchanged(
 
 
 def test_enum_outside_its_members_is_the_empty_text(
-    make_stand: Callable[[TableSchema], SinkStand], sink_root: Connection, sink_schema: str
+    make_stand: MakeStand, sink_root: Connection, sink_schema: str
 ) -> None:
     column = text("c", "enum", members=("a", "b"))
-    stand = make_stand(TableSchema(TableName("shop", "t"), (ID, column), (KeyPart("id"),)))
+    stand = make_stand(schema=TableSchema(TableName("shop", "t"), (ID, column), (KeyPart("id"),)))
+    stand.begin()
     stand.logs[0].create({"id": 1, "c": ""}).create({"id": 2, "c": None})
     stand.handle()
     assert execute(sink_root, f"SELECT id, c FROM {sink_schema}.t ORDER BY id") == [(1, ""), (2, None)]
 
 
 def test_rest_of_a_prefix_key_may_change_before_its_row_is_deleted(
-    make_stand: Callable[[TableSchema], SinkStand], sink_root: Connection, sink_schema: str
+    make_stand: MakeStand, sink_root: Connection, sink_schema: str
 ) -> None:
     columns = (text("k", "varchar", length=400), Column("n", "int"))
-    stand = make_stand(TableSchema(TableName("shop", "t"), columns, (KeyPart("k", 3),)))
+    stand = make_stand(schema=TableSchema(TableName("shop", "t"), columns, (KeyPart("k", 3),)))
+    stand.begin()
     for name in ("abc-one", "abd", "xyz-one"):
         stand.logs[0].create({"k": name, "n": 1})
     stand.handle()
@@ -165,7 +151,7 @@ KEYS: list[tuple[tuple[Column, ...], tuple[KeyPart, ...], list[tuple[Any, ...]]]
 
 @pytest.mark.parametrize(("columns", "key", "rows"), KEYS, ids=[f"{k[0][0].type}-{len(k[1])}" for k in KEYS])
 def test_rule_r10_each_key_is_a_row_of_its_own(
-    make_stand: Callable[[TableSchema], SinkStand],
+    make_stand: MakeStand,
     sink_root: Connection,
     sink_schema: str,
     columns: tuple[Column, ...],
@@ -174,7 +160,8 @@ def test_rule_r10_each_key_is_a_row_of_its_own(
 ) -> None:
     schema = TableSchema(TableName("shop", "t"), (*columns, Column("n", "int")), key)
     names = [column.name for column in columns]
-    stand = make_stand(schema)
+    stand = make_stand(schema=schema)
+    stand.begin()
     events = [dict(zip(names, row, strict=True)) | {"n": number} for number, row in enumerate(rows)]
     for event in events:
         stand.logs[0].create(event)
