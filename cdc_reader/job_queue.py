@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 
 from cdc_reader.followed import FollowedTables
 from cdc_reader.positions import Place
@@ -37,8 +36,11 @@ class JobQueue:
         self.states = {state.id: state for state in states}
         for state in self.states.values():
             if state.open:
-                request = JobRequest(state.db, state.table, state.id, state.origin, state.started_ms, state.fresh)
-                self.add(replace(request, where=state.where))
+                self.add(
+                    JobRequest(
+                        state.db, state.table, state.id, state.origin, state.started_ms, state.fresh, where=state.where
+                    )
+                )
         for request in requests:
             self.add(request)
 

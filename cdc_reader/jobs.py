@@ -209,11 +209,7 @@ class JobRunner:
             self._job = RunningJob(replace(state, status=JobStatus.READING.value), self._limits)
             return self._open_window(reader, self._job, moment)
         if not request.fresh and not table.publishing:
-            return self._fail(
-                self._new_state(request, moment),
-                f"{request.name} isn't followed",
-                moment,
-            )
+            return self._fail(self._new_state(request, moment), f"{request.name} isn't followed", moment)
         self._begin_task(_Task(reader, job_id=request.id), LookTask(request.name))
         return []
 
@@ -259,11 +255,7 @@ class JobRunner:
         rows_max = -(-result.rows_estimate // request.shards) if request.shards else 0
         # Of a part of the table nobody knows how many rows it has.
         rows_estimate = 0 if request.where else result.rows_estimate
-        state = replace(
-            self._new_state(request, moment),
-            rows_estimate=rows_estimate,
-            shard_rows_max=rows_max,
-        )
+        state = replace(self._new_state(request, moment), rows_estimate=rows_estimate, shard_rows_max=rows_max)
         if result.unfollowable:
             return self._fail(state, result.unfollowable, moment, stands_still=True)
         if result.schema is None:
@@ -313,21 +305,20 @@ class JobRunner:
 
     def _obey(self, order: JobOrder, moment: Moment) -> list[Batch]:
         """Pauses, resumes or cancels a job; what it is or has been already changes nothing."""
-        request, running = self.queue.request(order.id), self._job is not None and self._job.state.id == order.id
+        request = self.queue.request(order.id)
         if request is None:
             if order.id not in self.queue.states:
                 log.warning("nobody has asked for job %s, which is to %s", order.id, order.order)
             return []
         now_ms = moment.origin.now_ms
-        state = self.queue.states.get(order.id) or self._new_state(request, moment)
-        if self._job is not None and running:
-            state = self._job.state
+        running = self._job.state if self._job is not None and self._job.state.id == order.id else None
+        state = running or self.queue.states.get(order.id) or self._new_state(request, moment)
         paused = state.status == JobStatus.PAUSED
         if order.order == JobOrderKind.RESUME:
             return [self._kept(replace(state, status=JobStatus.WAITING.value, updated_ms=now_ms))] if paused else []
         if order.order == JobOrderKind.PAUSE and paused:
             return []
-        if running:
+        if running is not None:
             self._give_up(order.id)
             self._job = None
         log.info("job %s of %s: %s", order.id, request.name, order.order)

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from cdc_reader.batches import Origin
@@ -37,7 +37,7 @@ from cdc_reader.shard_reader import ShardReader
 from cdc_reader.sql import SourceSession, binlog_status
 from cdc_reader.stream import Stream
 from schemas.errors import StoppedError
-from schemas.jobs import JobOrder, JobRequest, JobState, TableState, parse_job_record
+from schemas.jobs import JobOrder, JobRecords, JobRequest, parse_job_record
 from schemas.tables import TableName, TableSchema
 from schemas.topics import jobs_topic, positions_topic, schemas_topic
 
@@ -257,7 +257,7 @@ class _Session:
         prefix = self._config.kafka.prefix
         return " ".join(self._own_ids[topic] for topic in (positions_topic(prefix), jobs_topic(prefix)))
 
-    def _start_position(self, session: SourceSession, facts: SourceFacts, records: _JobRecords) -> Position:
+    def _start_position(self, session: SourceSession, facts: SourceFacts, records: JobRecords) -> Position:
         """The committed position; the source's present end for a new prefix, or where the old place is given up by name."""
         committed = self._publisher.committed
         everything = any(asked.everything and asked.id not in records.states for asked in records.requests.values())
@@ -438,30 +438,11 @@ class _Session:
             self._commit(stream.position())
 
 
-@dataclass(frozen=True, slots=True)
-class _JobRecords:
-    """What ``__jobs`` holds: the last record of each key."""
-
-    requests: dict[str, JobRequest] = field(default_factory=dict)
-    orders: dict[str, JobOrder] = field(default_factory=dict)
-    states: dict[str, JobState] = field(default_factory=dict)
-    tables: dict[TableName, TableState] = field(default_factory=dict)
-
-
-def _job_records(jobs_log: Log) -> _JobRecords:
-    records = _JobRecords()
+def _job_records(jobs_log: Log) -> JobRecords:
+    records = JobRecords()
     for record in jobs_log.to_end():
-        if record.value is None:
-            continue
-        match parse_job_record(record.key, record.value):
-            case JobRequest() as request:
-                records.requests[request.id] = request
-            case JobOrder() as order:
-                records.orders[order.id] = order
-            case JobState() as state:
-                records.states[state.id] = state
-            case TableState() as table:
-                records.tables[table.name] = table
+        if record.value is not None:
+            records.take(record.key, record.value)
     return records
 
 

@@ -55,11 +55,6 @@ class RunningJob:
         self._next_shard_ms = 0
         self._lags = list(state.lags)
 
-    @property
-    def name(self) -> str:
-        """For messages: its id."""
-        return self.state.id
-
     def next_range(self, being_read: Collection[KeyRange], now_ms: int) -> KeyRange | None:
         """A range that nobody reads; None where there is none, or where no shard may be begun yet."""
         if now_ms < self._next_shard_ms:
@@ -107,14 +102,15 @@ class RunningJob:
         return self.state
 
     def _cut(self, result: ShardResult) -> None:
-        """The shard's rows are no longer among what is to be read; what is left of its range may become several."""
+        """The shard's rows are no longer among what is to be read; what is left of its range may become several.
+
+        Nothing is, where all its rows were read and no part was cut off before.
+        """
         assert result.plan is not None
         keys = result.task.keys
         ends = [*result.cuts, keys.until]
         if len(result.rows) == result.task.rows_max:
             ends = [result.plan.last_key(result.rows[-1]), *ends]
-        elif result.read_to is None:
-            ends = []
         left = [KeyRange(*ends_of) for ends_of in pairwise(ends)]
         place = self.ranges.index(keys)
         self.ranges[place : place + 1] = left

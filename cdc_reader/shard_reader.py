@@ -101,9 +101,9 @@ class ScanResult:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """``rows`` as the plan's SELECT gives them: the first of the range, or of its part up to the key ``read_to``.
+    """``rows`` as the plan's SELECT gives them: the first of the range, or, with a condition, of its part up to the first cut.
 
-    ``cuts``: keys, in order, at which what may be left of the range is cut into parts; ``read_to`` is the first of them.
+    ``cuts``: keys, in order, at which what may be left of the range is cut into parts.
     ``plan`` is None where there is no such table any more, or where it can't be read: ``unfollowable`` says why then.
     """
 
@@ -115,7 +115,6 @@ class ShardResult:
     unfollowable: str = ""
     refused: str = ""
     """Why the task's condition can't be evaluated, where it can't; the table is as it should be."""
-    read_to: Key | None = None
     cuts: tuple[Key, ...] = ()
     took_s: float = 0.0
 
@@ -287,10 +286,9 @@ class ShardReader:
             session.rows("COMMIT")
         took_s = time.monotonic() - started_s
         high = binlog_status(session).place
-        read_to = cuts[0] if cuts else None
         if not task.where:
             cuts = self._split(session, task, plan, rows)
-        return ShardResult(task, high, server_uuid, plan, rows, read_to=read_to, cuts=cuts, took_s=took_s)
+        return ShardResult(task, high, server_uuid, plan, rows, cuts=cuts, took_s=took_s)
 
     def _split(self, session: SourceSession, task: ShardTask, plan: ShardPlan, rows: list[Row]) -> tuple[Key, ...]:
         if not task.split or len(rows) < task.rows_max:

@@ -9,8 +9,7 @@ from typing import Self
 
 from cdc_reader.positions import Position
 from rowflow.kafka import Kafka
-from schemas.jobs import JobRequest, JobState, TableState, parse_job_record
-from schemas.tables import TableName
+from schemas.jobs import JobRecords
 from schemas.topics import jobs_topic, positions_topic
 
 
@@ -22,9 +21,10 @@ class Feed:
         self._jobs = kafka.follow(jobs_topic(prefix))
         self.position: Position | None = None
         """The last committed; None while no reader has ever run."""
-        self.tables: dict[TableName, TableState] = {}
-        self.jobs: dict[str, JobState] = {}
-        self.requests: dict[str, JobRequest] = {}
+        self._records = JobRecords()
+        self.tables = self._records.tables
+        self.jobs = self._records.states
+        self.requests = self._records.requests
 
     def refresh(self) -> None:
         """Take in what was committed since the last call.  Raises UnreachableError."""
@@ -33,16 +33,7 @@ class Feed:
                 self.position = Position.from_json(value)
         for key, value in self._jobs.new_records():
             if value is not None:
-                self._take(key, value)
-
-    def _take(self, key: bytes, value: bytes) -> None:
-        match parse_job_record(key, value):
-            case TableState() as state:
-                self.tables[state.name] = state
-            case JobState() as state:
-                self.jobs[state.id] = state
-            case JobRequest() as request:
-                self.requests[request.id] = request
+                self._records.take(key, value)
 
     def close(self) -> None:
         """Give the connections up."""

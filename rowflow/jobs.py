@@ -73,7 +73,7 @@ def jobs_called(feed: Feed, text: str) -> list[str]:
     return found
 
 
-def open_jobs(feed: Feed) -> list[JobRequest]:
+def not_begun(feed: Feed) -> list[JobRequest]:
     """What was asked for and the reader hasn't begun with."""
     return [request for request in feed.requests.values() if request.id not in feed.jobs]
 

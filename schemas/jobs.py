@@ -217,6 +217,28 @@ def job_key(job_id: str, kind: str) -> bytes:
 JobRecord = JobRequest | JobOrder | JobState | TableState
 
 
+@dataclass(frozen=True, slots=True)
+class JobRecords:
+    """What ``__jobs`` holds: the last record of each key."""
+
+    requests: dict[str, JobRequest] = field(default_factory=dict)
+    orders: dict[str, JobOrder] = field(default_factory=dict)
+    states: dict[str, JobState] = field(default_factory=dict)
+    tables: dict[TableName, TableState] = field(default_factory=dict)
+
+    def take(self, key: bytes, value: bytes) -> None:
+        """One more record, which counts instead of an earlier one of its key; raises ValueError where it isn't one of ours."""
+        match parse_job_record(key, value):
+            case JobRequest() as request:
+                self.requests[request.id] = request
+            case JobOrder() as order:
+                self.orders[order.id] = order
+            case JobState() as state:
+                self.states[state.id] = state
+            case TableState() as table:
+                self.tables[table.name] = table
+
+
 def parse_job_record(key: bytes, value: bytes) -> JobRecord:
     """A record of ``__jobs`` by its key's kind; raises ValueError where the record isn't one of ours."""
     kind = orjson.loads(key).get("kind")

@@ -9,7 +9,8 @@ tables whose comment says that we made them are ever dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from schemas.tables import TableName, TableSchema
@@ -54,8 +55,7 @@ def make_anew(
 ) -> None:
     """Drop the mirror, if there is one, and make it empty, with the plain indexes that the server takes (B3)."""
     statement = create_mirror(schema, mirror, dialect, computed)
-    comment = _comment(session, mirror)
-    if comment is not None and not comment.startswith(MIRROR_COMMENT):
+    if _is_ours(session, mirror) is False:
         raise SinkStopped(
             f"the sink has a table {mirror} that Rowflow didn't make; the mirror of {schema.name} would take its place."
             f"  Rename it: RENAME TABLE {quoted(mirror)} TO {quoted(mirror + '_old')};  or set [sink] table_name"
@@ -84,17 +84,13 @@ def fits(
 
     The server itself says how a new one would show.  Columns that it has besides, of functions that are gone, are no harm.
     """
-    comment = _comment(session, mirror)
-    if comment is None or not comment.startswith(MIRROR_COMMENT):
+    if not _is_ours(session, mirror):
         return False
     fit_computed(session, schema, mirror, dialect, computed)
-    probe = probe_name(session)
-    statement = create_mirror(schema, probe, dialect, computed)
-    _run(session, statement.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1), schema.name)
-    try:
+    with _probe(session) as probe:
+        statement = create_mirror(schema, probe, dialect, computed)
+        _run(session, statement.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1), schema.name)
         wanted, wanted_key = _shown(session, probe), _primary_key(session, probe)
-    finally:
-        session.execute(f"DROP TEMPORARY TABLE {quoted(probe)}")
     present = _shown(session, mirror)
     others = [column for column in columns(session, mirror) if column.name.lower() not in wanted]
     return (
@@ -148,6 +144,16 @@ def probe_name(session: Session) -> str:
     return f"_rowflow_probe_{session.fetch('SELECT CONNECTION_ID()')[0][0]}"
 
 
+@contextmanager
+def _probe(session: Session) -> Iterator[str]:
+    """The name of a temporary table, to be made inside; it is gone afterwards."""
+    probe = probe_name(session)
+    try:
+        yield probe
+    finally:
+        session.execute(f"DROP TEMPORARY TABLE IF EXISTS {quoted(probe)}")
+
+
 def _refuse_others(
     session: Session, schema: TableSchema, mirror: str, dialect: SinkDialect, names: Sequence[str]
 ) -> None:
@@ -157,13 +163,10 @@ def _refuse_others(
     """
     if not names:
         return
-    probe = probe_name(session)
-    session.execute(f"CREATE TEMPORARY TABLE {quoted(probe)} (rowflow_first INT)")
-    try:
+    with _probe(session) as probe:
+        session.execute(f"CREATE TEMPORARY TABLE {quoted(probe)} (rowflow_first INT)")
         session.execute(f"ALTER TABLE {quoted(probe)} {add_clauses(schema, dialect, names)}")
         wanted = _shown(session, probe)
-    finally:
-        session.execute(f"DROP TEMPORARY TABLE {quoted(probe)}")
     present = _shown(session, mirror)
     other = [name for name in names if present[name.lower()] != wanted[name.lower()]]
     if other:
@@ -218,13 +221,13 @@ def columns(session: Session, mirror: str) -> tuple[MirrorColumn, ...]:
     return tuple(MirrorColumn(str(name), _text(kind), bool(needed)) for name, kind, needed in rows)
 
 
-def _comment(session: Session, mirror: str) -> str | None:
-    """The comment of a table or view; None where there is none of that name."""
+def _is_ours(session: Session, mirror: str) -> bool | None:
+    """Whether a table or view is a mirror that we made, by its comment; None where there is none of that name."""
     rows = session.fetch(
         "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
         (mirror,),
     )
-    return _text(rows[0][0]) if rows else None
+    return _text(rows[0][0]).startswith(MIRROR_COMMENT) if rows else None
 
 
 def _is_of(wanted: str, present: str) -> bool:

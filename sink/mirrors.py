@@ -306,8 +306,9 @@ class MirrorTarget:
             folded = fold(records, state.fingerprint)
             if folded.foreign:
                 raise _foreign(slice_, state, folded)
-            rendered.notes.extend(self._writer(state).notes(folded.changes, session.literal))
-            batches, failures = self._batches(session, slice_, state, folded)
+            writer = self._writer(state)
+            rendered.notes.extend(writer.notes(folded.changes, session.literal))
+            batches, failures = self._batches(session, slice_, writer, folded)
             rendered.batches.extend(batches)
             rendered.failures.extend((*folded.failures, *failures))
             rendered.changes.extend(folded.changes)
@@ -316,9 +317,8 @@ class MirrorTarget:
         return rendered
 
     def _batches(
-        self, session: Session, slice_: Slice, state: TableState, folded: Folded
+        self, session: Session, slice_: Slice, writer: MirrorWriter, folded: Folded
     ) -> tuple[Sequence[Batch], Sequence[Failure]]:
-        writer = self._writer(state)
         row_bytes_max = session.server.max_packet_bytes - _STATEMENT_RESERVE_BYTES
         try:
             return writer.batches(folded.changes, session.literal, row_bytes_max)

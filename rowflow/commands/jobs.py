@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 
 from rowflow.errors import NotInTimeError
-from rowflow.jobs import jobs_called, open_jobs, refuse_without_reader, send_orders
+from rowflow.jobs import jobs_called, not_begun, refuse_without_reader, send_orders
 from rowflow.options import settings_command
 from rowflow.pipeline import Pipeline, pipeline_of
 from rowflow.settings import Settings
@@ -23,11 +23,12 @@ from schemas.jobs import JobOrderKind, JobStatus
 
 _TAKEN_S = 5.0
 """A reader that runs takes an order within a second."""
-_HAS_OBEYED = {
-    JobOrderKind.PAUSE: lambda status: status == JobStatus.PAUSED,
-    JobOrderKind.RESUME: lambda status: status != JobStatus.PAUSED,
-    JobOrderKind.CANCEL: lambda status: status == JobStatus.CANCELLED,
+_OBEYING = {
+    JobOrderKind.PAUSE: {JobStatus.PAUSED},
+    JobOrderKind.RESUME: {JobStatus.WAITING, JobStatus.READING},
+    JobOrderKind.CANCEL: set[JobStatus](),
 }
+"""What an open job is that has done as it was told; one that was cancelled isn't open."""
 
 
 @settings_command("jobs", "source", "kafka", "sink", example="rowflow jobs")
@@ -53,7 +54,7 @@ def jobs(settings: Settings, order: str | None, names: tuple[str, ...], *, as_js
 
 
 def _show(pipeline: Pipeline, *, as_json: bool) -> None:
-    lines = [*map(asked_line, open_jobs(pipeline.feed)), *job_lines(pipeline.feed.jobs.values())]
+    lines = [*map(asked_line, not_begun(pipeline.feed)), *job_lines(pipeline.feed.jobs.values())]
     if as_json:
         for line in lines:
             click.echo(orjson.dumps(asdict(line)))
@@ -70,12 +71,14 @@ def _order(pipeline: Pipeline, chosen: Sequence[str], kind: JobOrderKind) -> int
     told = [job_id for job_id in chosen if job_id not in over]
     for job_id in over:
         click.echo(f"job {job_id} is {feed.jobs[job_id].status} already")
+    if not told:
+        return 0
     send_orders(pipeline, told, kind, time.time_ns() // 1_000_000)
 
     def missing() -> str | None:
         feed.refresh()
         states = [feed.jobs.get(job_id) for job_id in told]
-        waiting = [state for state in states if state is None or (state.open and not _HAS_OBEYED[kind](state.status))]
+        waiting = [state for state in states if state is None or (state.open and state.status not in _OBEYING[kind])]
         return "the reader hasn't taken it" if waiting else None
 
     try:

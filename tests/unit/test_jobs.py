@@ -573,7 +573,7 @@ def test_a_part_of_a_table_is_read_in_the_pieces_that_its_keys_are_cut_into() ->
     assert stand.shard.where == "id > 5"
     stand.read([7], high=210)
     assert isinstance(stand.reader.result, ShardResult)
-    stand.reader.result = replace(stand.reader.result, read_to=(b"50",), cuts=((b"50",), (b"100",)))
+    stand.reader.result = replace(stand.reader.result, cuts=((b"50",), (b"100",)))
     (state,) = records(stand.step(210), JobState)
     assert [KeyRange.from_dict(keys) for keys in state.ranges] == [
         KeyRange((b"50",), (b"100",)),
