@@ -39,7 +39,9 @@ import signal, sys, time
 from rowflow.lifeline import hold_lifeline, was_restarted
 hold_lifeline()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print("runs", "again" if was_restarted() else "first", __import__("os").getpid(), flush=True)
+# In one write: a signal that ends the process in the middle of its line would leave a part of it.
+sys.stdout.write(f"runs {'again' if was_restarted() else 'first'} {__import__('os').getpid()}\\n")
+sys.stdout.flush()
 time.sleep(600)
 """
 _DEAF = _RUNS.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN")
