@@ -204,8 +204,10 @@ class Pipeline:
         """Leave no process behind."""
         for program in self.programs:
             if program.running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(program.process.pid, signal.SIGKILL)
+                # By itself too: one that was forked just now has no process group of its own yet.
+                for kill in (os.killpg, os.kill):
+                    with contextlib.suppress(ProcessLookupError):
+                        kill(program.process.pid, signal.SIGKILL)
             program.ended(END_S)
 
     # ---- where everything stands ----
