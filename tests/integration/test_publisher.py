@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -13,14 +14,17 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 
+from cdc_reader import kafka as kafka_module
 from cdc_reader.batches import Batch
 from cdc_reader.config import KafkaConfig
 from cdc_reader.errors import BrokerAway, BrokerFenced, BrokerStopped
 from cdc_reader.kafka import TRANSACTION_TIMEOUT_MS, Topics
 from cdc_reader.positions import POSITION_KEY, Position
 from cdc_reader.publisher import Publisher, check_fenced, last_position
+from rowflow.supervisor import END_TIME_S
 from schemas.topics import jobs_topic, positions_topic, schemas_topic
 from tests.helpers import ServiceAddresses, wait_until
+from tests.proxy import silent_proxy
 from tests.topics import read_topics
 
 MakePublisher = Callable[[str], Publisher]
@@ -104,6 +108,21 @@ def test_rule_r2_own_topics_have_one_partition_and_positions_small_segments(conf
     resource = ConfigResource(ResourceType.TOPIC, names[0])
     settings = admin.describe_configs([resource])[resource].result()
     assert (settings["cleanup.policy"].value, settings["segment.bytes"].value) == ("compact", str(16 * 1024 * 1024))
+
+
+def test_a_describe_that_nobody_answers_is_given_up_while_the_reader_can_still_end(
+    services: ServiceAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that waits for it can't end; librdkafka's own limit is 10 s, and `up` kills before that."""
+    assert kafka_module._CALL_TIMEOUT_S < END_TIME_S
+    monkeypatch.setattr(kafka_module, "_CALL_TIMEOUT_S", 0.5)
+    with silent_proxy(int(services.bootstrap_servers.rpartition(":")[2])) as proxy:
+        proxy.silence()
+        topics = Topics(KafkaConfig(f"127.0.0.1:{proxy.port}", "p", partitions=3))
+        began_s = time.monotonic()
+        with pytest.raises(BrokerAway):
+            topics.ids(["p.shop.books"])
+        assert time.monotonic() - began_s < 5
 
 
 def test_rule_r2_the_last_position_is_read_from_the_end(config: KafkaConfig, publisher: MakePublisher) -> None:
