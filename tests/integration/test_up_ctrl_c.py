@@ -41,6 +41,26 @@ def kafka_behind_a_proxy(directory: Path) -> Iterator[SilentProxy]:
             kafka.stop()
 
 
+@contextmanager
+def away(server: SilentProxy) -> Iterator[None]:
+    """Nobody listens meanwhile; afterwards it is there again, whatever failed: the topics are deleted through it."""
+    server.cut()
+    try:
+        yield
+    finally:
+        server.mend()
+
+
+@contextmanager
+def silent(server: SilentProxy) -> Iterator[None]:
+    """No answer comes meanwhile."""
+    server.silence()
+    try:
+        yield
+    finally:
+        server.speak()
+
+
 def press_ctrl_c(up: Program) -> None:
     """Ctrl-C in its terminal reaches `up` alone: its children have process groups of their own."""
     pids = children(up.process.pid)
@@ -81,16 +101,13 @@ def test_one_ctrl_c_ends_all_in_time_whatever_up_is_at(services: ServiceAddresse
             assert shop.table_states()["t"]["status"] == "first read"
 
             up = start_up(shop)
-            kafka.cut()
-            shop.until(lambda: _READER_MISSES_KAFKA.search(up.text()), SAID_S, "the reader to say so")
-            press_ctrl_c(up)
-            kafka.mend()
+            with away(kafka):
+                shop.until(lambda: _READER_MISSES_KAFKA.search(up.text()), SAID_S, "the reader to say so")
+                press_ctrl_c(up)
 
             up = start_up(shop)
-            sink.cut()
-            shop.until(lambda: "Can't connect to server" in up.text(), SAID_S, "the worker to say so")
-            kafka.silence()
-            shop.until(lambda: _READER_MISSES_KAFKA.search(up.text()), SAID_S, "the reader to say so")
-            press_ctrl_c(up)
-            kafka.speak()
-            sink.mend()
+            with away(sink):
+                shop.until(lambda: "Can't connect to server" in up.text(), SAID_S, "the worker to say so")
+                with silent(kafka):
+                    shop.until(lambda: _READER_MISSES_KAFKA.search(up.text()), SAID_S, "the reader to say so")
+                    press_ctrl_c(up)
