@@ -196,7 +196,7 @@ def test_lines_to_try_are_run_as_printed(kept: KeptTelling, tmp_path: Path) -> N
     assert re.search(r"^0 differences in [1-9]", compared, re.MULTILINE), compared
 
 
-def test_a_difference_fails_the_demo(kept: KeptTelling) -> None:
+def test_a_difference_fails_the_demo(kept: KeptTelling, capsys: pytest.CaptureFixture[str]) -> None:
     """A mirror's row that somebody else has changed, though the progress is right."""
     addresses = Services(kept.directory).environment()
     with connected(addresses["SINK_ROOT_URL"], "results") as sink:
@@ -205,6 +205,17 @@ def test_a_difference_fails_the_demo(kept: KeptTelling) -> None:
     demo = Demo(stage, books=1, open_s=1, kills=False, keep=False)
     with pytest.raises(DemoError, match=r"^rowflow check ended with 1:"):
         demo._hold_against_the_source()
+    assert re.search(r'^ +{"id":\d+} differs in stock$', capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_check_that_cant_be_run_fails_the_demo_with_its_reason(
+    kept: KeptTelling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage.from_environment(Services(kept.directory).environment(), kept.directory)
+    demo = Demo(stage, books=1, open_s=1, kills=False, keep=False)
+    with pytest.raises(DemoError, match=r"^rowflow check ended with 2:"):
+        demo._run("check", "shop.boks")
+    assert "rowflow: no captured table is called shop.boks; did you mean shop.books?" in capsys.readouterr().out
 
 
 def paste(line: str) -> subprocess.CompletedProcess[str]:
