@@ -405,7 +405,12 @@ class _Servers:
             job_key(job_id, kind),
             on_delivery=lambda error, _: failed.append(error) if error else None,
         )
-        if producer.flush(ANSWER_S) or failed:
+        try:
+            left = producer.flush(ANSWER_S)
+        except SystemError as error:
+            # confluent-kafka has a failure of the whole producer raised already when it calls ``on_delivery``.
+            raise ClientError(f"{topic} at {self.bootstrap_servers}: {error.__cause__}") from None
+        if left or failed:
             reason = failed[0].str() if failed else "no answer"
             raise ClientError(f"{topic} at {self.bootstrap_servers}: {reason}; has a reader run with this prefix yet?")
 

@@ -157,7 +157,14 @@ class Kafka:
 
         for key, value in records:
             producer.produce(topic, value=value, key=key, on_delivery=note)
-        left = producer.flush(ANSWER_TIME_S)
+        try:
+            left = producer.flush(ANSWER_TIME_S)
+        except SystemError as error:
+            # confluent-kafka has a failure of the whole producer raised already when it calls ``note``.
+            cause = error.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            raise self.translated(cause.args[0]) from None
         if refused:
             raise self.translated(refused[0])
         if left:

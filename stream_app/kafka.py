@@ -253,7 +253,14 @@ class RequestSender:
 
         with _translated(f"writing to {self._topic}"):
             self._producer.produce(self._topic, value, key, partition=0, on_delivery=note)
-        left = self._producer.flush(ANSWER_TIMEOUT_S)
+        try:
+            left = self._producer.flush(ANSWER_TIMEOUT_S)
+        except SystemError as error:
+            # confluent-kafka has a failure of the whole producer raised already when it calls ``note``.
+            cause = error.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            raise _worker_error(f"writing to {self._topic}", cause.args[0]) from None
         if failures:
             raise _worker_error(f"writing to {self._topic}", failures[0])
         if left:

@@ -16,10 +16,17 @@ from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperatio
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions
 
+from rowflow.client import Client, ClientError
+from schemas.topics import jobs_topic
 from servers.kafka import KafkaServer
 from servers.ports import free_port
+from sink.config import SinkConfig
+from stream_app.config import WorkerConfig
+from stream_app.errors import WorkerRefused
+from stream_app.kafka import RequestSender
+from tests.decode_stand import address_of
 from tests.helpers import ServiceAddresses, execute, topics_of, wait_until
-from tests.messages import goes_on, message_of, refusal, row_arrives, run_command, stops_well
+from tests.messages import goes_on, message_of, refusal, row_arrives, run_command, stops_well, told
 from tests.processes import Pipeline, Setting, pipeline
 
 HOST = "127.0.0.1"
@@ -263,9 +270,26 @@ def test_advertised_listeners_that_cant_be_reached_and_missing_grants_are_named(
     worker = shop.start("worker")
     shop.until(lambda: shop.progress() and not shop.sink_lag(), 30, "the worker to store all")
     stops_well(worker)
+    allow_only(shop, messages["snapshot"].replace("Read and Write", "Read"))
+    writes_are_refused(shop)
     allow_only(shop, messages["snapshot"])
     asked = shop.run("snapshot", "--all")
     assert asked.returncode == 0, asked.stderr
+
+
+def writes_are_refused(shop: Pipeline) -> None:
+    """Who may read and not write is told so, by all three that ask for jobs."""
+    asked = shop.run("snapshot", "--all")
+    assert asked.returncode == 3, asked.stderr
+    assert "Kafka refuses this command" in told(asked.stderr)
+    login = {name: str(value) for name, value in shop.settings["kafka.consumer"].items()}
+    address = str(shop.settings["kafka"]["bootstrap_servers"])
+    sink = SinkConfig(address_of(shop.addresses.sink_url), shop.prefix)
+    sender = RequestSender(WorkerConfig(shop.prefix, address, sink, login), jobs_topic(shop.prefix))
+    with pytest.raises(WorkerRefused, match="Kafka refuses the worker"):
+        sender.send(b"key", b"value")
+    with Client.from_file(shop.config, {}) as client, pytest.raises(ClientError, match="authorization failed"):
+        client.snapshot(f"{shop.database}.t")
 
 
 def allow_only(shop: Pipeline, message: str) -> None:
