@@ -79,8 +79,9 @@ class KafkaServer:
         self._write_settings()
         if not self._data.exists():
             self._format(jars)
-        broker = ["-Xms256m", "-Xmx512m", *jvm_options, *java_options(jars), "kafka.Kafka", str(self._settings_file)]
-        self._process.start([java(), *broker])
+        # What Java unpacks stays behind when it is killed: in the server's own directory, then.
+        own = ["-Xms256m", "-Xmx512m", f"-Djava.io.tmpdir={self.directory}", *jvm_options]
+        self._process.start([java(), *own, *java_options(jars), "kafka.Kafka", str(self._settings_file)])
         self._process.wait_ready(self._answers, timeout_s=120)
 
     def stop(self, timeout_s: float = 30) -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -78,8 +76,7 @@ def run_worker(config: WorkerConfig, make_target: TargetFactory, watch: Callable
     """
     for name, level in QUIET_LOGGERS.items():
         logging.getLogger(name).setLevel(level)
-    data_directory = tempfile.mkdtemp(prefix="rowflow-worker-")
-    stopping = Stopping(config.stop_timeout_s, lambda: shutil.rmtree(data_directory, ignore_errors=True))
+    stopping = Stopping(config.stop_timeout_s)
 
     def end(_number: int, _frame: FrameType | None) -> NoReturn:
         stopping.begin()
@@ -88,7 +85,7 @@ def run_worker(config: WorkerConfig, make_target: TargetFactory, watch: Callable
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        _Worker(config, make_target, watch, stopping, data_directory).run()
+        _Worker(config, make_target, watch, stopping).run()
     except _Ended:
         return stopping.finish()
     except SystemExit as ended:
@@ -106,13 +103,11 @@ class _Worker:
         make_target: TargetFactory,
         watch: Callable[[], None],
         stopping: Stopping,
-        data_directory: str,
     ) -> None:
         self._config = config
         self._make_target = make_target
         self._watch = watch
         self._stopping = stopping
-        self._data_directory = data_directory
         self._pool = SessionPool(config.sink.address)
         self._lookup = TopicLookup(config)
         self._captured = CapturedTopics(config, self._lookup)
@@ -158,7 +153,6 @@ class _Worker:
             self._config,
             group=group,
             topics=sorted(facts),
-            data_directory=self._data_directory,
             places=self._places,
             placing=placement,
             handle=writer.handle,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -46,8 +46,20 @@ _OPERATIONS = (
 )
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError.RESOURCE_NOT_FOUND}
 
+UNREADABLE = "?"
+"""Metadata that a tool wrote, with something behind it that is no text."""
+
 _client_log = logging.getLogger("rowflow.worker.librdkafka")
 _client_log.setLevel(logging.CRITICAL)
+
+
+class Committed(NamedTuple):
+    """The offset that a group has committed in a partition, and what was written beside it."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
 
 
 def client_options(config: WorkerConfig) -> dict[str, Any]:
@@ -128,8 +140,8 @@ class TopicLookup:
         }
         return TopicFacts(topic, topic_id, table, logs)
 
-    def committed(self, group: str, places: Iterable[tuple[str, int]]) -> list[TopicPartition]:
-        """What a group has committed in these partitions; ``offset`` and ``metadata`` are what was last written.
+    def committed(self, group: str, places: Iterable[tuple[str, int]]) -> list[Committed]:
+        """What a group has committed in these partitions.
 
         A consumer of that group asks, which never joins it.  The admin client's own question ends the process with a
         segmentation fault where the broker answers that it isn't the group's coordinator, as a new one does at first
@@ -142,7 +154,23 @@ class TopicLookup:
                 found = consumer.committed([TopicPartition(*place) for place in places], timeout=ANSWER_TIMEOUT_S)
         finally:
             consumer.close()
-        return [place for place in found if place.offset >= 0]
+        return [
+            Committed(place.topic, place.partition, place.offset, _metadata(place))
+            for place in found
+            if place.offset >= 0
+        ]
+
+
+def _metadata(place: TopicPartition) -> str:
+    """What was committed with an offset, up to its end mark.
+
+    librdkafka 2.16.1 copies metadata without the NUL behind it (rd_kafka_topic_partition_list_copy), and confluent-kafka
+    reads it up to one: what stood in that memory before may come along, text or not.  A NUL of its own ends it.
+    """
+    try:
+        return place.metadata or ""
+    except UnicodeDecodeError:
+        return UNREADABLE
 
 
 def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[Any]:

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 from schemas.errors import RowflowError
 
@@ -25,9 +24,8 @@ log = logging.getLogger("rowflow.worker")
 class Stopping:
     """The one place that knows why the worker ends.  All methods may be called from any thread."""
 
-    def __init__(self, timeout_s: float, clean_up: Callable[[], None]) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._clean_up = clean_up
         # Signals are handled in the main thread, which may hold the lock just then.
         self._lock = threading.RLock()
         self._failure: RowflowError | None = None
@@ -65,13 +63,12 @@ class Stopping:
         return self.finish()
 
     def finish(self, exit_code: int = 0) -> int:
-        """Clean up and print the last line; returns the exit code: the failure's, else the given one."""
+        """Print the last line; returns the exit code: the failure's, else the given one."""
         with self._lock:
             if self._exit_code is not None:
                 return self._exit_code
             failure = self._failure
             self._exit_code = exit_code if failure is None else failure.exit_code
-        self._clean_up()
         if failure is not None:
             sys.stdout.flush()
             sys.stderr.write(f"rowflow: {failure}\n")
