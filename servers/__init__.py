@@ -10,7 +10,8 @@ id, so any number of sets runs side by side. Not meant for production: one node,
     ports       free ports that no client connection can take away
     downloads   the user's cache directory, SHA-256 lists
     mysql_files the mysqld to run: one that is installed, or Debian sid's in a private root
-    kafka_files Kafka's jars, fetched by Maven
+    maven       Java programs, fetched by Maven
+    kafka_files the jars of Kafka, and how Java runs them
     mysql       MysqlServer
     kafka       KafkaServer
     bookshop    shop.books, three rows, the users and their grants

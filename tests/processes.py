@@ -287,6 +287,15 @@ class Pipeline:
                     states[event.value["table"]] = event.value
         return states
 
+    def job_states(self, job_id: str = "") -> list[dict[str, Any]]:
+        """How far jobs were, one state after the other, as ``__jobs`` has it; of one job, or of all."""
+        jobs = f"{self.prefix}.__jobs"
+        if jobs not in self.admin.list_topics(timeout=10).topics:
+            return []
+        events = read_topics(self.addresses.bootstrap_servers, [jobs])
+        states = [event.value for event in events if event.key["kind"] == "state" and event.value]
+        return [state for state in states if job_id in ("", state["id"])]
+
     def wait_followed(self, *tables: str, timeout_s: float = 60.0) -> None:
         """Return when the first reads of these tables are published to their ends."""
 

@@ -19,7 +19,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from bench.ours import MYSQL_OPTIONS
+from bench.stand import MYSQL_OPTIONS
 from rowflow.main import COMMANDS, cli
 from rowflow.setting_errors import section_of
 from rowflow.settings import Settings, load_settings

@@ -33,18 +33,9 @@ def slow_source(services: ServiceAddresses, tmp_path_factory: pytest.TempPathFac
     mysql.stop()
 
 
-def job_states(shop: Pipeline) -> list[dict[str, Any]]:
-    """How far the jobs were, one after the other, as ``__jobs`` has it."""
-    events = read_topics(shop.addresses.bootstrap_servers, [f"{shop.prefix}.__jobs"])
-    return [event.value for event in events if event.key["kind"] == "state" and event.value]
-
-
 def rows_read(shop: Pipeline) -> int:
     """How many rows the first read has read, as ``__jobs`` says."""
-    topic = f"{shop.prefix}.__jobs"
-    if topic not in shop.admin.list_topics(timeout=10).topics:
-        return 0
-    states = job_states(shop)
+    states = shop.job_states()
     return int(states[-1]["rows_read"]) if states else 0
 
 
@@ -64,7 +55,7 @@ def first_read_under_fire(
             for part in (0.1, 0.4):
                 shop.until(lambda least=part: rows_read(shop) > rows * least, 60, f"{part:.0%} of the rows")  # type: ignore[misc]
                 reader.kill()
-                assert job_states(shop)[-1]["status"] == "reading", "the first read was over before the kill"
+                assert shop.job_states()[-1]["status"] == "reading", "the first read was over before the kill"
                 reader = shop.start("reader", launcher=launcher)
             worker = shop.start("worker")
             shop.wait_followed("fire", timeout_s=120)
@@ -77,7 +68,7 @@ def first_read_under_fire(
         oracle.report(oracle.unlike_schema_files(events))
         oracle.report(oracle.broken_histories(events, complete=False))
         oracle.report(oracle.doubled(events))
-        must_be_one_job(job_states(shop), events, rows, writers, least_per_s)
+        must_be_one_job(shop.job_states(), events, rows, writers, least_per_s)
         assert [program.stop() for program in (reader, worker)] == [0, 0]
 
 
