@@ -49,9 +49,7 @@ class Debezium:
         what = {"type": "incremental", "data-collections": ["shop.books"]}
         order = (f"again-{self._snapshots}", "execute-snapshot", json.dumps(what))
         with closing(self._stand.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                f"INSERT INTO {_SIGNALS} VALUES (%s, %s, %s)", (order["id"], order["type"], json.dumps(order["data"]))
-            )
+            cursor.execute(f"INSERT INTO {_SIGNALS} VALUES (%s, %s, %s)", order)
             connection.commit()
         begin_ms, end_ms = self._notified("STARTED"), self._notified("COMPLETED")
         return (end_ms - begin_ms) / 1000, _count(

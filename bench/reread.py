@@ -63,6 +63,8 @@ class Rereads:
             for writes_per_s in (0.0, self._writes_per_s):
                 with self.stand.running(*commands) as programs:
                     until(lambda: b"goes on from" in log_of("reader").read_bytes(), "the reader to begin")
+                    if len(commands) > 1:
+                        self.stand.run("wait", "--timeout", "60")
                     with self._written(writes_per_s) as written:
                         before_s = sum(cpu_s(program.pid) for program in programs)
                         job = self._job(receipt=len(commands) > 1)
