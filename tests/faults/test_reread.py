@@ -23,7 +23,7 @@ from tests.topics import read_topics
 
 log = logging.getLogger(__name__)
 
-KILLED_AT = (0.2, 0.5, 0.8)
+KILLED_AT = (0.1, 0.4, 0.7)
 """The parts of the rows that are read when the reader dies."""
 SPOILT = 10
 _JOB = "again"
@@ -39,9 +39,17 @@ class Play:
     timeout_s: float
     rows_per_s: int = 0
     """So slow is the job made; 0: as fast as it can."""
+    launcher: tuple[str, ...] = ("rowflow.main",)
 
 
-SHORT = Play(rows=12_000, writes_per_s=400, least_per_s=100, timeout_s=90, rows_per_s=4_000)
+SHORT = Play(
+    rows=10_000,
+    writes_per_s=400,
+    least_per_s=100,
+    timeout_s=90,
+    rows_per_s=4_000,
+    launcher=("tests.faults.small_shards", "400"),
+)
 LONG = Play(rows=1_000_000, writes_per_s=2_000, least_per_s=1_600, timeout_s=600)
 
 
@@ -73,7 +81,7 @@ def _followed(shop: Pipeline, play: Play) -> None:
     with shop.source() as source:
         execute(source, "CREATE TABLE books LIKE shop.books")
         fill_large(source, play.rows, "books")
-    shop.start("reader")
+    shop.start("reader", launcher=play.launcher)
     for _ in range(2):
         shop.start("worker")
     shop.wait_followed("books", timeout_s=play.timeout_s)
@@ -101,7 +109,7 @@ def _ask_and_kill(shop: Pipeline, play: Play) -> None:
         (reader,) = shop.of("reader")
         reader.kill()
         assert shop.job_states(_JOB)[-1]["status"] == "reading", "the job was over before the kill"
-        shop.start("reader")
+        shop.start("reader", launcher=play.launcher)
 
 
 def _has_read(shop: Pipeline, least: float) -> bool:
