@@ -89,6 +89,7 @@ class SourceSession:
                 conv=_ENCODERS,
                 connect_timeout=int(timeout_s),
                 autocommit=True,
+                multi_statements=False,
                 client_flag=CLIENT.FOUND_ROWS,
                 **({"read_timeout": int(read_timeout_s)} if read_timeout_s is not None else {}),
                 **({"ssl_mode": "VERIFY_IDENTITY", "ssl": {"ca": address.ssl_ca}} if address.ssl_ca else {}),
@@ -98,6 +99,8 @@ class SourceSession:
             if isinstance(mapped, QueryFailed):
                 mapped = SourceRefused(f"the source {address} refuses the connection: {mapped}; see [source] url")
             raise mapped from error
+        self.connection_id = self._connection.thread_id()
+        """The server's number of this connection; the client refuses to tell it while a statement runs."""
         self.rows(_SESSION)
 
     def _mapped(self, error: MySQLdb.Error) -> Exception:
@@ -143,11 +146,6 @@ class SourceSession:
         return [
             tuple((value or b"").decode("utf-8", "replace") for value in row) for row in self.rows(statement, arguments)
         ]
-
-    @property
-    def connection_id(self) -> int:
-        """The server's number of this connection."""
-        return int(self._connection.thread_id())
 
     def close(self) -> None:
         """Ends the connection; never raises for one that is lost."""

@@ -128,10 +128,12 @@ def test_from_python_a_job_is_asked_for_followed_and_waited_for(shop: Pipeline) 
         execute(source, "UPDATE books SET title = 'asked by Python' WHERE id = 10")
         client.wait(60)
         assert execute(sink, "SELECT title FROM books WHERE id = 10") == [("asked by Python",)]
-        assert [again.id for again in client.jobs()].count("python") == 1
-        bad = client.snapshot(table, where="nosuch > 1")
-        with pytest.raises(JobEnded, match="Unknown column"):
-            bad.wait(60)
+        client.snapshot(table, job_id="python")
+        for where, why in (("nosuch > 1", "Unknown column"), ("id = 1 OR SLEEP(60)", "column 11: the function SLEEP")):
+            with pytest.raises(JobEnded, match=why):
+                client.snapshot(table, where=where).wait(60)
+        # Jobs run one after the other, as they were asked for: it would have run again by now.
+        assert job.receipt() == receipt, "nor does it run again when it is done"
         for worker in shop.of("worker"):
             worker.suspend()
         execute(source, "UPDATE books SET title = 'late' WHERE id = 10")
@@ -169,6 +171,25 @@ def test_a_paused_job_stays_so_through_a_restart_goes_on_and_is_cancelled_within
     assert (over.returncode, over.stdout) == (0, "job slow is cancelled already\n")
     waited = asked(shop, "--id", "slow", "--wait", code=1)
     assert "was cancelled" in waited.stderr
+
+
+def test_what_is_being_read_of_a_job_that_is_cancelled_ends_on_the_source_too(shop: Pipeline) -> None:
+    restart_reader(shop, SLOW)
+    asked(shop, "--id", "held")
+    wait_until(lambda: listed(shop)["held"]["rows_read"] > 0, 30, "the job to read")
+    with shop.source() as source:
+        execute(source, "LOCK TABLES books WRITE")
+        wait_until(lambda: _waiting(source), 30, "a shard that waits for the lock")
+        assert shop.run("jobs", "cancel", "held").stdout == "job held is cancelled\n"
+        # By itself it would wait for as long as the reader's lock_wait_timeout, 30 s.
+        wait_until(lambda: not _waiting(source), 5, "its statements to end, though the lock is still held")
+        execute(source, "UNLOCK TABLES")
+    shop.wait()
+
+
+def _waiting(source: Connection) -> list[tuple[Any, ...]]:
+    """The statements that wait for a table's lock."""
+    return execute(source, "SELECT id FROM information_schema.processlist WHERE state LIKE 'Waiting for table%%'", ())
 
 
 def test_while_the_source_has_much_to_do_no_shard_is_read(shop: Pipeline) -> None:
