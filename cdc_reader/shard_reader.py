@@ -37,6 +37,7 @@ from cdc_reader.sql import (
 )
 from cdc_reader.table_map import Collation
 from schemas.addresses import MysqlAddress
+from schemas.errors import SettingError
 from schemas.patterns import TablePatterns
 from schemas.tables import TableName, TableSchema
 
@@ -114,7 +115,7 @@ class ShardResult:
     rows: list[Row]
     unfollowable: str = ""
     refused: str = ""
-    """Why the task's condition can't be evaluated, where it can't; the table is as it should be."""
+    """Why the task's condition isn't run, or can't be evaluated; the table is as it should be."""
     cuts: tuple[Key, ...] = ()
     took_s: float = 0.0
 
@@ -154,6 +155,8 @@ class ShardReader:
         self._given_up = threading.Event()
         self._session: SourceSession | None = None
         self._plans: dict[str, ShardPlan] = {}
+        self._conditions: dict[str, str] = {}
+        """Those that were looked at, and why each is refused; empty: it isn't."""
         self._for_share: bool | None = None
         self.busy = False
         self._thread = threading.Thread(target=self._run, name="shard-reader", daemon=True)
@@ -262,6 +265,8 @@ class ShardReader:
     def _shard(self, session: SourceSession, task: ShardTask, server_uuid: str) -> ShardResult | NotRead:
         if self._threads_running_max and _threads_running(session) > self._threads_running_max:
             return NotRead(task, source_is_busy=True)
+        if refused := self._refused(task.where):
+            return ShardResult(task, binlog_status(session).place, server_uuid, None, [], refused=refused)
         locking = not self._wait_visible(session, task.window)
         cuts: tuple[Key, ...] = ()
         started_s = time.monotonic()
@@ -302,6 +307,12 @@ class ShardReader:
             return ()
         return () if middle is None else (middle,)
 
+    def _refused(self, where: str) -> str:
+        """Why a condition isn't run; empty: it may be.  Who has put it into ``__jobs`` may not have looked at it."""
+        if where and where not in self._conditions:
+            self._conditions[where] = _why_refused(where)
+        return self._conditions.get(where, "")
+
     def _plan(self, schema: TableSchema) -> ShardPlan:
         key = f"{schema.name} {schema.fingerprint}"
         if key not in self._plans:
@@ -334,6 +345,17 @@ class ShardReader:
             return None
         status = orjson.loads(found[0][0] or b"{}")
         return Place(status["binary_log_file"], status["binary_log_position"])
+
+
+def _why_refused(where: str) -> str:
+    # Imported here: the library takes long to load, and most jobs have no condition.
+    from cdc_reader.condition import check_condition  # noqa: PLC0415
+
+    try:
+        check_condition(where)
+    except SettingError as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def _threads_running(session: SourceSession) -> int:

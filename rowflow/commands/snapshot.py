@@ -116,7 +116,7 @@ def snapshot(
 
 def _check_condition(where: str) -> None:
     """Raise SettingError where it isn't one expression.  Imported here: the library takes longer to load than all else."""
-    from rowflow.condition import check_condition  # noqa: PLC0415
+    from cdc_reader.condition import check_condition  # noqa: PLC0415
 
     check_condition(where)
 

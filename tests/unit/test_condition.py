@@ -2,7 +2,7 @@
 
 import pytest
 
-from rowflow.condition import check_condition
+from cdc_reader.condition import check_condition
 from schemas.errors import SettingError
 
 
@@ -37,15 +37,22 @@ def test_one_expression_over_a_row_is_let_through(text: str) -> None:
         ("a = 1 UNION SELECT 2", 1, "not an expression"),
         ("id IN (SELECT 1)", 8, "a query"),
         ("EXISTS (SELECT 1)", 9, "a query"),
+        ("(SELECT 1)", 1, "not an expression"),
+        ("id IN (TABLE books)", 1, "a query"),
+        ("id IN (VALUES ROW(1))", 8, "a query"),
         ("a = 1 AND SLEEP(10)", 11, "SLEEP"),
+        ("a = 1 AND `sleep` (10)", 11, "the function sleep"),
         ("get_lock('a', 1)", 1, "get_lock"),
         ("load_file('/etc/passwd') LIKE 'x'", 1, "load_file"),
         ("COUNT(*) > 1", 1, "many rows"),
         ("row_number() OVER () > 1", 1, "many rows"),
-        ("@x := 1", 1, ""),
+        ("id = @x", 6, "a variable"),
+        ("@x := 1", 1, "an assignment"),
         ("id = @@version", 6, "a variable"),
         ("a = ?", 5, "a placeholder"),
         ("a = 1 /*! OR 1 */", 7, "a comment"),
+        ("a IN (/*! SELECT */ 1)", 7, "a comment"),
+        ("CASE WHEN /*! SLEEP(9) OR */ 1 THEN 1 END", 11, "a comment"),
         ("a = 1 -- x", 7, "a comment"),
         ("a = 1 # x", 7, "a comment"),
         ("a = 1 FOR UPDATE", 9, "Unexpected token"),
