@@ -478,6 +478,7 @@ def test_while_a_job_is_paused_the_next_one_runs() -> None:
     stand.read([1], high=220)
     (state,) = records(stand.step(220), JobState)
     assert (state.id, state.status) == ("next", JobStatus.DONE)
+    assert barriers(stand.published) == ["begin", "begin", "end", "end", "begin", "begin"], "it isn't a whole-table job"
 
 
 def test_a_tables_second_whole_job_waits_for_the_end_of_the_first_though_that_is_paused() -> None:
