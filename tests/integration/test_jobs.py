@@ -115,6 +115,22 @@ def test_whatever_became_of_the_mirror_a_whole_job_makes_it_equal(shop: Pipeline
     assert shop.run("check", f"{shop.database}.books").returncode == 0
 
 
+def test_the_receipt_comes_when_the_sink_holds_the_rows_and_not_when_they_are_published(shop: Pipeline) -> None:
+    for worker in shop.of("worker"):
+        worker.suspend()
+    with ThreadPoolExecutor(1) as command:
+        waiting = command.submit(asked, shop, "--id", "stored", "--wait")
+        try:
+            wait_until(lambda: listed(shop).get("stored", {}).get("status") == "done", 30, "the rows to be published")
+            # Another command begins and ends meanwhile: this one had the time to print its receipt.
+            listed(shop)
+            assert not waiting.done()
+        finally:
+            for worker in shop.of("worker"):
+                worker.resume()
+        assert "(job stored)" in waiting.result(60).stdout
+
+
 def test_from_python_a_job_is_asked_for_followed_and_waited_for(shop: Pipeline) -> None:
     table = f"{shop.database}.books"
     with Client.from_file(shop.config, {}) as client, shop.source() as source, shop.sink() as sink:
@@ -129,7 +145,10 @@ def test_from_python_a_job_is_asked_for_followed_and_waited_for(shop: Pipeline) 
         client.wait(60)
         assert execute(sink, "SELECT title FROM books WHERE id = 10") == [("asked by Python",)]
         client.snapshot(table, job_id="python")
-        for where, why in (("nosuch > 1", "Unknown column"), ("id = 1 OR SLEEP(0.001)", "column 11: the function SLEEP")):
+        for where, why in (
+            ("nosuch > 1", "Unknown column"),
+            ("id = 1 OR SLEEP(0.001)", "column 11: the function SLEEP"),
+        ):
             with pytest.raises(JobEnded, match=why):
                 client.snapshot(table, where=where).wait(60)
         # Jobs run one after the other, as they were asked for: it would have run again by now.
@@ -198,13 +217,15 @@ def test_while_the_source_has_much_to_do_no_shard_is_read(shop: Pipeline) -> Non
     numbers = [connection.thread_id() for connection in connections]
     with ThreadPoolExecutor(len(connections)) as busy, shop.source() as source:
         sleeping = [busy.submit(execute, connection, "SELECT SLEEP(600)") for connection in connections]
-        wait_until(lambda: _threads_running(source) > 12, 30, "the statements to run")
-        asked(shop, "--id", "patient")
-        wait_until(lambda: listed(shop)["patient"]["status"] == "reading", 30, "the job to begin")
-        shop.wait_read()
-        assert listed(shop)["patient"]["rows_read"] == 0
-        for number in numbers:
-            execute(source, f"KILL QUERY {number}")
+        try:
+            wait_until(lambda: _threads_running(source) > 12, 30, "the statements to run")
+            asked(shop, "--id", "patient")
+            wait_until(lambda: listed(shop)["patient"]["status"] == "reading", 30, "the job to begin")
+            shop.wait_read()
+            assert listed(shop)["patient"]["rows_read"] == 0
+        finally:
+            for number in numbers:
+                execute(source, f"KILL QUERY {number}")
         assert [done.result() for done in sleeping] == [[(1,)]] * len(sleeping)
         wait_until(lambda: listed(shop)["patient"]["status"] == "done", 30, "the job to be done")
     for connection in connections:
