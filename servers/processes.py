@@ -19,15 +19,19 @@ _POLL_S = 0.02
 
 
 def _identity(pid: int) -> str | None:
-    """Return what tells this process from all that had or will have its pid; None if it is gone or a zombie."""
+    """Return what tells this process from all that had or will have its pid; None if it is gone or a zombie.
+
+    While it dies, its first thread may be a zombie before the others are, and its ports are taken until the last one is.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        threads = len(os.listdir(f"/proc/{pid}/task"))
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
     # proc(5): the name is in brackets and may hold spaces; state is the first field after it, start time the 20th.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else f"{pid} {fields[19]} {boot_id}"
+    return None if fields[0] in "ZX" and threads < 2 else f"{pid} {fields[19]} {boot_id}"
 
 
 class ServerProcess:

@@ -391,14 +391,25 @@ def failures(**rules: bool) -> int:
     return sum(bool(History(seed, **rules).run()) for seed in range(300))
 
 
-def test_rule_j2_j3_j4_no_history_loses_or_doubles_a_row() -> None:
+def play(seeds: range) -> None:
+    """Histories with all rules; each has a write inside an open window."""
     overlapping = 0
-    for seed in range(HISTORIES):
+    for seed in seeds:
         history = History(seed)
         assert history.run(until_dropped=True) == [], f"seed {seed}"
         assert history.dropped, f"seed {seed}"
         overlapping += history.overlapping
-    assert overlapping > HISTORIES
+    assert overlapping > len(seeds)
+
+
+def test_rule_j2_j3_j4_no_history_loses_or_doubles_a_row() -> None:
+    play(range(HISTORIES))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_rule_j2_j3_j4_nor_does_any_of_thirty_thousand() -> None:
+    play(range(HISTORIES, 31 * HISTORIES))
 
 
 def test_rule_j1_j2_without_waiting_until_the_window_is_visible_updates_are_lost() -> None:

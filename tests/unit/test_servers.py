@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,26 @@ def test_a_process_is_found_by_the_next_program_and_ended_by_it(tmp_path: Path, 
 def test_a_second_start_is_refused(sleeper: ServerProcess) -> None:
     with pytest.raises(ServerError, match="runs already"):
         sleeper.start(["sleep", "300"])
+
+
+_LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(300,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_there_until_the_last_one_has(tmp_path: Path) -> None:
+    """As a killed mysqld is for a moment: its port was taken for another program's, and it was started with a new one."""
+    dying = ServerProcess(tmp_path, "dying")
+    dying.start([sys.executable, "-c", _LEADERLESS])
+    pid = dying.pid
+    wait_until(lambda: _state(dying) == "Z", 5, "the first thread to end")
+
+    assert dying.pid == pid
+    dying.kill()
+
+    assert dying.pid is None
 
 
 def test_a_suspended_process_is_ended_in_order(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""A job whose source, broker or connections die in its midst goes on at its shard.  When its reader dies: test_reread.py."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from MySQLdb.connections import Connection
+
+from servers.kafka import KafkaServer
+from servers.mysql import MysqlServer
+from tests import oracle
+from tests.helpers import ServiceAddresses, connected, execute, wait_until
+from tests.processes import Pipeline, pipeline
+from tests.topics import read_topics
+
+ROWS = 3_000
+SLOW = {"jobs": {"rows_per_s": 600, "connections": 3}}
+SMALL_SHARDS = ("tests.faults.small_shards", "150")
+_BOOKS = "CREATE TABLE books (id INT PRIMARY KEY, title VARCHAR(60), stock INT NOT NULL DEFAULT 0)"
+_FILL = (
+    "INSERT INTO books (id, title) WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < %s)"
+    " SELECT i, CONCAT('Book ', i) FROM n"
+)
+
+
+@pytest.fixture(scope="module")
+def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MysqlServer]:
+    """A source to be killed."""
+    server = MysqlServer(tmp_path_factory.mktemp("mysql"), {"innodb_buffer_pool_size": "64M"})
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker to be killed."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def shop(services: ServiceAddresses, mysql: MysqlServer, kafka: KafkaServer, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline that has followed 3,000 books to their end, with a job under way that has read a fifth of them."""
+    own = replace(
+        services,
+        source_url=mysql.root_url,
+        source_root_url=mysql.root_url,
+        bootstrap_servers=kafka.bootstrap_servers,
+    )
+    with pipeline(own, tmp_path, SLOW) as made:
+        with made.source() as source:
+            execute(source, _BOOKS)
+            execute(source, "SET SESSION cte_max_recursion_depth = 100000")
+            execute(source, _FILL, (ROWS,))
+        made.start("reader", launcher=SMALL_SHARDS)
+        made.start("worker")
+        made.wait_followed("books")
+        made.wait()
+        assert made.run("snapshot", f"{made.database}.books", "--id", "cut").returncode == 0
+        made.until(lambda: _rows_read(made) > ROWS // 5, 30, "a fifth of the rows")
+        yield made
+
+
+def _rows_read(shop: Pipeline) -> int:
+    states = shop.job_states("cut")
+    return int(states[-1]["rows_read"]) if states else 0
+
+
+def must_end_as_if_nothing_had_been(shop: Pipeline, rows_read: int) -> dict[str, Any]:
+    """The job was cut off after ``rows_read``; it ends, has read no row twice, and both sides are equal."""
+    words = ("snapshot", f"{shop.database}.books", "--id", "cut", "--wait", "--json")
+    done = shop.run(*words, timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    receipt: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["receipt"]
+    shop.must_run()
+    states = shop.job_states("cut")
+    assert ROWS // 5 < rows_read < ROWS, "it was cut off in its midst"
+    read = [state["rows_read"] for state in states]
+    assert read == sorted(read), "the job has gone back"
+    assert receipt["rows_read"] == ROWS
+    assert receipt["rows_written"] == receipt["rows_published"] == ROWS - receipt["rows_dropped"]
+    shop.wait()
+    events = read_topics(shop.addresses.bootstrap_servers, [shop.topic("books")])
+    rows = [event for event in events if event.op == "r" and event.value and event.value["source"]["row"] >= ROWS]
+    assert len(rows) == receipt["rows_published"], "the first read's rows have smaller numbers"
+    assert not [key for key, count in Counter(event.key_bytes for event in rows).items() if count > 1]
+    oracle.report(oracle.broken_histories(events, complete=False))
+    with shop.source() as source, shop.sink() as sink:
+        oracle.report(oracle.topic_differences(source, shop.database, "books", events))
+        oracle.report(oracle.sink_differences(source, shop.database, sink, shop.sink_schema, ["books"]))
+    return receipt
+
+
+def test_rule_j4_the_source_crashes(shop: Pipeline, mysql: MysqlServer) -> None:
+    mysql.kill()
+    rows_read = _rows_read(shop)
+    mysql.start()
+    with shop.source() as source:
+        execute(source, "UPDATE books SET stock = stock + 1 WHERE id % 3 = 0")
+    must_end_as_if_nothing_had_been(shop, rows_read)
+
+
+def test_rule_j4_the_broker_crashes(shop: Pipeline, kafka: KafkaServer) -> None:
+    kafka.kill()
+    with shop.source() as source:
+        execute(source, "UPDATE books SET stock = stock + 1 WHERE id % 3 = 0")
+    kafka.start()
+    rows_read = wait_until(lambda: _rows_read(shop), 30, "the broker to answer")
+    must_end_as_if_nothing_had_been(shop, rows_read)
+
+
+def test_rule_j2_connections_are_lost_in_their_windows(shop: Pipeline) -> None:
+    """The shards wait for a table's lock; their windows stay open, with what was written before and after the loss."""
+    with shop.source() as source, connected(shop.addresses.source_root_url) as root:
+        execute(source, "LOCK TABLES books WRITE")
+        waiting = wait_until(lambda: _waiting(root, least=3), 30, "shards that wait for the lock")
+        rows_read = _rows_read(shop)
+        execute(source, "UPDATE books SET stock = stock + 1")
+        for session in waiting:
+            execute(root, f"KILL {session}")
+        wait_until(lambda: _others(_waiting(root, least=3), waiting), 30, "the shards to be read on new connections")
+        execute(source, "UPDATE books SET title = 'after the loss' WHERE id % 2 = 0")
+        execute(source, "UNLOCK TABLES")
+    receipt = must_end_as_if_nothing_had_been(shop, rows_read)
+    assert receipt["rows_dropped"] > 0, "nothing was written in the windows"
+
+
+def _waiting(root: Connection, least: int) -> list[int]:
+    """The sessions that wait for a table's lock, where there are so many."""
+    found = execute(root, "SELECT id FROM information_schema.processlist WHERE state LIKE 'Waiting for table%%'", ())
+    return [number for (number,) in found] if len(found) >= least else []
+
+
+def _others(found: Sequence[int], before: Sequence[int]) -> bool:
+    return bool(found) and set(found).isdisjoint(before)
