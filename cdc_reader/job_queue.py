@@ -34,14 +34,11 @@ class JobQueue:
         A first read has no request in ``__jobs``: its state stands for it.
         """
         self.states = {state.id: state for state in states}
+        asked = {request.id: request for request in requests}
         for state in self.states.values():
             if state.open:
-                self.add(
-                    JobRequest(
-                        state.db, state.table, state.id, state.origin, state.started_ms, state.fresh, where=state.where
-                    )
-                )
-        for request in requests:
+                self.add(asked.get(state.id) or _request_of(state))
+        for request in asked.values():
             self.add(request)
 
     def add(self, request: JobRequest) -> None:
@@ -117,3 +114,7 @@ class JobQueue:
             low=str(place),
             updated_ms=now_ms,
         )
+
+
+def _request_of(state: JobState) -> JobRequest:
+    return JobRequest(state.db, state.table, state.id, state.origin, state.started_ms, state.fresh, where=state.where)

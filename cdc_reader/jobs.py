@@ -204,7 +204,9 @@ class JobRunner:
         state = self.queue.states.get(request.id)
         table = self._tables.table(request.name)
         assert table is not None
-        if state is not None and table.publishing and (state.begun or not state.fresh):
+        # One that was paused before its first shard may have been paused before it was looked at.
+        begun = state is not None and (state.begun if state.fresh else state.shards > 0)
+        if state is not None and begun and table.publishing:
             log.info("job %s goes on behind %d rows of %s", request.id, state.rows_published, request.name)
             self._job = RunningJob(replace(state, status=JobStatus.READING.value), self._limits)
             return self._open_window(reader, self._job, moment)
@@ -253,9 +255,8 @@ class JobRunner:
     def _begin(self, request: JobRequest, result: LookResult, table: FollowedTable, moment: Moment) -> list[Batch]:
         """A job begins; a fresh one with a barrier: from here on the table is followed with the schema that it has now."""
         rows_max = -(-result.rows_estimate // request.shards) if request.shards else 0
-        # Of a part of the table nobody knows how many rows it has.
-        rows_estimate = 0 if request.where else result.rows_estimate
-        state = replace(self._new_state(request, moment), rows_estimate=rows_estimate, shard_rows_max=rows_max)
+        state = self._new_state(request, moment)
+        state = replace(state, rows_estimate=result.rows_estimate, shard_rows_max=rows_max)
         if result.unfollowable:
             return self._fail(state, result.unfollowable, moment, stands_still=True)
         if result.schema is None:

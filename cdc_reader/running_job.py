@@ -86,6 +86,7 @@ class RunningJob:
         self.state = replace(
             state,
             shards=state.shards + 1,
+            rows_seen=state.rows_seen + result.rows_seen,
             rows_read=state.rows_read + len(result.rows),
             rows_dropped=state.rows_dropped + counted.dropped,
             rows_published=state.rows_published + counted.published,

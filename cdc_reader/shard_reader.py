@@ -25,7 +25,7 @@ from cdc_reader.information_schema import read_indexes, read_schema
 from cdc_reader.key_ranges import Key, KeyRange
 from cdc_reader.positions import Place, Position
 from cdc_reader.shard_plans import ShardPlan, compile_shard_plan
-from cdc_reader.splits import middle_key, small_parts
+from cdc_reader.splits import middle_key, rows_about, small_parts
 from cdc_reader.sql import (
     NO_SUCH_TABLE,
     QueryFailed,
@@ -117,6 +117,8 @@ class ShardResult:
     refused: str = ""
     """Why the task's condition isn't run, or can't be evaluated; the table is as it should be."""
     cuts: tuple[Key, ...] = ()
+    rows_seen: int = 0
+    """How many rows of the table lie in the shard, about; with a condition it has fewer."""
     took_s: float = 0.0
 
 
@@ -291,9 +293,12 @@ class ShardReader:
             session.rows("COMMIT")
         took_s = time.monotonic() - started_s
         high = binlog_status(session).place
+        rows_seen = len(rows)
         if not task.where:
             cuts = self._split(session, task, plan, rows)
-        return ShardResult(task, high, server_uuid, plan, rows, cuts=cuts, took_s=took_s)
+        elif rows_seen < task.rows_max:
+            rows_seen = max(rows_seen, rows_about(session, plan, keys))
+        return ShardResult(task, high, server_uuid, plan, rows, cuts=cuts, rows_seen=rows_seen, took_s=took_s)
 
     def _split(self, session: SourceSession, task: ShardTask, plan: ShardPlan, rows: list[Row]) -> tuple[Key, ...]:
         if not task.split or len(rows) < task.rows_max:

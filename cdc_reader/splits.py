@@ -48,8 +48,8 @@ def middle_key(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_min: int)
         found = _between(queries, plan, KeyRange(low, high), high)
         if found is None:
             break
-        before = _estimate(queries, plan, KeyRange(keys.after, found))
-        behind = _estimate(queries, plan, KeyRange(found, keys.until))
+        before = rows_about(queries, plan, KeyRange(keys.after, found))
+        behind = rows_about(queries, plan, KeyRange(found, keys.until))
         smaller = min(before, behind)
         if best is None or smaller > best[0]:
             best = smaller, found
@@ -68,7 +68,7 @@ def small_parts(queries: Queries, plan: ShardPlan, keys: KeyRange, rows_max: int
     """
     cuts: list[Key] = []
     until = keys.until
-    while _estimate(queries, plan, KeyRange(keys.after, until)) > _EVEN * rows_max:
+    while rows_about(queries, plan, KeyRange(keys.after, until)) > _EVEN * rows_max:
         middle = middle_key(queries, plan, KeyRange(keys.after, until), rows_min=rows_max)
         if middle is None:
             break
@@ -82,7 +82,8 @@ def _key(queries: Queries, statement: str) -> Key | None:
     return tuple(part or b"" for part in rows[0]) if rows else None
 
 
-def _estimate(queries: Queries, plan: ShardPlan, keys: KeyRange) -> int:
+def rows_about(queries: Queries, plan: ShardPlan, keys: KeyRange) -> int:
+    """How many rows of the table a range has, by a few looks into the index."""
     rows = queries.rows(plan.estimate_sql(keys))
     looked_at, percent = rows[0][_ROWS_COLUMN : _ROWS_COLUMN + 2]
     return int(int(looked_at or 0) * float(percent or 0) / 100)

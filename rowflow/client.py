@@ -60,7 +60,10 @@ class JobEnded(ClientError):
 
 
 class Progress(NamedTuple):
-    """How far a job is; ``rows_estimate`` is 0 and ``eta_s`` None where nobody knows."""
+    """How far a job is; ``rows_estimate`` (of the table) is 0 and ``eta_s`` None where nobody knows.
+
+    ``rows_seen``: so many of them lie behind, about; with a condition more than were read.
+    """
 
     status: str
     rows_read: int = 0
@@ -68,6 +71,7 @@ class Progress(NamedTuple):
     shards: int = 0
     rows_per_s: float = 0.0
     eta_s: float | None = None
+    rows_seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,16 @@ class Job:
             return Progress("waiting")
         seconds = ((state["finished_ms"] or state["updated_ms"]) - state["started_ms"]) / 1000
         rate = state["rows_read"] / seconds if seconds > 0 else 0.0
-        left = max(0, state["rows_estimate"] - state["rows_read"])
-        knows = state["rows_estimate"] > 0 and rate > 0 and state["status"] in OPEN
-        eta_s = round(left / rate, 1) if knows else None
+        left, seen = max(0, state["rows_estimate"] - state["rows_seen"]), state["rows_seen"]
+        knows = state["rows_estimate"] > 0 and seen > 0 and state["status"] in OPEN
         return Progress(
-            state["status"], state["rows_read"], state["rows_estimate"], state["shards"], round(rate, 1), eta_s
+            state["status"],
+            state["rows_read"],
+            state["rows_estimate"],
+            state["shards"],
+            round(rate, 1),
+            round(left / seen * seconds, 1) if knows else None,
+            seen,
         )
 
     def done(self) -> bool:

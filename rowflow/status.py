@@ -55,6 +55,7 @@ class JobLine:
     rows_dropped: int
     rows_published: int
     rows_estimate: int
+    rows_seen: int
     where: str
     shards: int
     shards_at_a_time: int
@@ -246,7 +247,6 @@ def job_line(job: JobState) -> JobLine:
     """A job's line; its rate is the mean since it began."""
     spent_s = ((job.finished_ms or job.updated_ms) - job.started_ms) / 1000
     rate = job.rows_read / spent_s if job.rows_read and spent_s > 0 else None
-    left = max(0, job.rows_estimate - job.rows_read)
     return JobLine(
         id=job.id,
         table=str(job.name),
@@ -256,11 +256,12 @@ def job_line(job: JobState) -> JobLine:
         rows_dropped=job.rows_dropped,
         rows_published=job.rows_published,
         rows_estimate=job.rows_estimate,
+        rows_seen=job.rows_seen,
         where=job.where,
         shards=job.shards,
         shards_at_a_time=job.shards_at_a_time,
         rows_per_s=None if rate is None else round(rate, 1),
-        eta_s=round(left / rate, 1) if rate and job.open and job.rows_estimate else None,
+        eta_s=None if job.eta_s is None else round(job.eta_s, 1),
         low=job.low,
         high=job.high,
         checksum=job.checksum,

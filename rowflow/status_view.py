@@ -26,7 +26,7 @@ def summary(status: Status) -> str:
     """One line: reader, sink, what is wrong."""
     reader = status.reader
     parts = [f"reader at {reader.place}, lag {_seconds(reader.lag_s)}" if reader else "no reader yet"]
-    parts += [f"reading {job.table}: {_share(job)}" for job in status.jobs if job.finished_at is None]
+    parts += [f"reading {job.table}: {rows_done(job)}" for job in status.jobs if job.finished_at is None]
     parts.append(f"sink {status.rows_per_s:,.0f} rows/s, {status.lag:,} behind")
     if status.problems:
         parts.append(f"{len(status.problems)} wrong: {status.problems[0]}")
@@ -85,7 +85,7 @@ def jobs_table(jobs: Iterable[JobLine]) -> Table:
                 line.id,
                 f"{line.table} where {line.where}" if line.where else line.table,
                 line.status,
-                _share(line),
+                rows_done(line),
                 _number(line.rows_per_s),
                 _seconds(line.eta_s),
                 f"{line.shards:,}",
@@ -104,10 +104,13 @@ def _table(titles: tuple[str, ...], rows: Iterator[list[str]]) -> Table:
     return table
 
 
-def _share(job: JobLine) -> str:
-    return f"{job.rows_read:,}" + (
-        f" of ~{job.rows_estimate:,}" if job.finished_at is None and job.rows_estimate else ""
-    )
+def rows_done(job: JobLine) -> str:
+    """How many rows a job has read, and of how many."""
+    if job.finished_at or not job.rows_estimate:
+        return f"{job.rows_read:,}"
+    if job.where:
+        return f"{job.rows_read:,} in {min(1, job.rows_seen / job.rows_estimate):.0%} of the table"
+    return f"{job.rows_read:,} of ~{job.rows_estimate:,}"
 
 
 def _seconds(seconds: float | None) -> str:

@@ -140,6 +140,9 @@ class JobState(_OfTable):
     """What ``row`` of its first event is: above that of every earlier job of the table (exactness.md R8)."""
     shards: int = 0
     rows_estimate: int = 0
+    """How many rows the table has, about."""
+    rows_seen: int = 0
+    """How many of them lie behind: those that were read, and, with a condition, about so many that don't fulfil it."""
     rows_read: int = 0
     rows_dropped: int = 0
     rows_published: int = 0
@@ -177,6 +180,14 @@ class JobState(_OfTable):
     def checksum(self) -> str:
         """Both sums, in 32 hex digits."""
         return "".join(f"{half:016x}" for half in self.digests)
+
+    @property
+    def eta_s(self) -> float | None:
+        """In how many seconds it will be done, at the mean speed since it began; None where nobody knows."""
+        if not (self.open and self.rows_estimate and self.rows_seen):
+            return None
+        left = max(0, self.rows_estimate - self.rows_seen)
+        return left / self.rows_seen * (self.updated_ms - self.started_ms) / 1000
 
     def lag_ms(self, share: float) -> int:
         """So late the stream was at most, while the job ran, in that share of cases (0.99: the 99th percentile)."""

@@ -29,6 +29,7 @@ from rowflow.receipts import receipt
 from rowflow.settings import Settings
 from rowflow.source import chosen_tables
 from rowflow.status import JobLine, job_line
+from rowflow.status_view import rows_done
 from rowflow.waiting import Deadline, wait_for_logs, wait_while
 from schemas.errors import SettingError
 from schemas.jobs import JobRequest
@@ -189,7 +190,7 @@ class _Bars:
         for line in lines:
             self._progress.update(
                 self._bars[line.id],
-                completed=line.rows_read,
+                completed=line.rows_read if line.finished_at else line.rows_seen,
                 total=_total(line),
                 rate=f"{line.shards:,} shards, {line.rows_per_s or 0:,.0f} rows/s",
             )
@@ -204,16 +205,13 @@ class _Bars:
 
 
 def _total(line: JobLine) -> int | None:
-    """How many rows a job will have read, about; None where nobody knows."""
+    """How many rows lie before a job, about, or how many it has read; None where nobody knows."""
     if line.finished_at:
         return line.rows_read
-    return max(line.rows_estimate, line.rows_read) if line.rows_estimate else None
+    return max(line.rows_estimate, line.rows_seen) if line.rows_estimate else None
 
 
 def _progress_line(line: JobLine) -> str:
-    of = f" of about {line.rows_estimate:,}" if line.rows_estimate else ""
     eta = f", {line.eta_s:,.0f} s left" if line.eta_s is not None else ""
-    return (
-        f"{line.table}: {line.status}, {line.rows_read:,}{of} rows, {line.shards:,} shards,"
-        f" {line.rows_per_s or 0:,.0f} rows/s{eta}"
-    )
+    rate = f"{line.shards:,} shards, {line.rows_per_s or 0:,.0f} rows/s"
+    return f"{line.table}: {line.status}, rows: {rows_done(line)}, {rate}{eta}"

@@ -82,6 +82,7 @@ def test_a_part_of_a_table_is_read_in_shards_and_the_receipt_says_what_was_read(
     counts = {name: found[name] for name in ("rows_read", "rows_dropped", "rows_published", "rows_written")}
     assert counts == {"rows_read": wanted, "rows_dropped": 0, "rows_published": wanted, "rows_written": wanted}
     assert found["shards"] >= 6
+    assert ROWS / 2 < listed(shop)["part"]["rows_seen"] < ROWS * 2, "about the whole table lies behind"
     assert found["results"] == "books"
     assert found["checksum"] == _checksum_in_topic(shop, found)
 

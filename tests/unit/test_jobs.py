@@ -125,7 +125,7 @@ class Stand:
     def read(self, ids: Sequence[int], high: int, schema: TableSchema | None = SCHEMA, uuid: str = UUID) -> None:
         rows = [_row(number, schema or SCHEMA) for number in ids]
         plan = compile_shard_plan(schema) if schema is not None else None
-        self.reader.result = ShardResult(self.shard, Place(FILE, high), uuid, plan, rows)
+        self.reader.result = ShardResult(self.shard, Place(FILE, high), uuid, plan, rows, rows_seen=len(rows))
 
     def stream(self, *ids: int) -> None:
         """The stream publishes changes of these keys."""
@@ -574,8 +574,9 @@ def test_a_part_of_a_table_is_read_in_the_pieces_that_its_keys_are_cut_into() ->
     assert stand.shard.where == "id > 5"
     stand.read([7], high=210)
     assert isinstance(stand.reader.result, ShardResult)
-    stand.reader.result = replace(stand.reader.result, cuts=((b"50",), (b"100",)))
+    stand.reader.result = replace(stand.reader.result, cuts=((b"50",), (b"100",)), rows_seen=50)
     (state,) = records(stand.step(210), JobState)
+    assert (state.rows_read, state.rows_seen) == (1, 50)
     assert [KeyRange.from_dict(keys) for keys in state.ranges] == [
         KeyRange((b"50",), (b"100",)),
         KeyRange((b"100",), None),
@@ -603,6 +604,26 @@ def test_into_so_many_shards_as_are_asked_for_the_table_is_cut() -> None:
     stand.step()
     stand.step()
     assert stand.shard.rows_max == 5
+
+
+def test_a_part_that_was_paused_before_it_began_is_cut_as_it_was_asked_for_also_after_a_restart() -> None:
+    stand = Stand().begin()
+    stand.read([], high=200)
+    stand.step(200)
+    request = JobRequest("shop", "books", "asked", "command line", 5, fresh=False, where="id > 5", shards=20)
+    stand.runner.queue.add(request)
+    (paused,) = records(ask(stand, JobOrderKind.PAUSE), JobState)
+
+    again = Stand(pos=300, limits=JobLimits(1_000, 10**9))
+    again.tables.load([records(stand.published, TableState)[-1]], {(BOOKS, SCHEMA.fingerprint): SCHEMA})
+    again.runner.queue.load([request], [paused])
+    ask(again, JobOrderKind.RESUME)
+    again.step()
+    assert isinstance(again.reader.task, LookTask)
+    again.reader.result = LookResult(again.reader.task, Place(FILE, 300), UUID, SCHEMA, rows_estimate=100)
+    again.step()
+    again.step()
+    assert (again.shard.rows_max, again.shard.where) == (5, "id > 5")
 
 
 def test_the_receipt_tells_what_was_read_and_how_late_the_stream_was() -> None:

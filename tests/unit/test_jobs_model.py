@@ -242,7 +242,7 @@ class History:
             read, left = inside[: task.rows_max], inside[task.rows_max :]
             cuts: tuple[Key, ...] = ((b"%d" % left[len(left) // 2],),) if task.split and len(left) > 1 else ()
             values: list[Row] = [(b"%d" % key, b"%d" % rows[key], b"0")[: len(schema.columns)] for key in read]
-            connection.result = ShardResult(task, high, UUID, PLANS[schema], values, cuts=cuts)
+            connection.result = ShardResult(task, high, UUID, PLANS[schema], values, cuts=cuts, rows_seen=len(values))
         assert not isinstance(task, ScanTask)
 
     def step(self) -> None:

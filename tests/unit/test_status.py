@@ -24,7 +24,7 @@ from rowflow.status import (
     rates_between,
     reader_status,
 )
-from rowflow.status_view import summary
+from rowflow.status_view import rows_done, summary
 from rowflow.waiting import (
     beyond_log,
     refuse_standing_still,
@@ -182,9 +182,15 @@ def test_an_idle_source_is_no_lag() -> None:
 
 
 def test_a_job_has_a_rate_and_an_eta_while_it_reads() -> None:
-    line = job_line(job(JobStatus.READING, rows_read=500, rows_estimate=2_000, updated_ms=6_000))
+    line = job_line(job(JobStatus.READING, rows_read=500, rows_seen=500, rows_estimate=2_000, updated_ms=6_000))
     assert (line.rows_per_s, line.eta_s) == (100.0, 15.0)
-    done = job_line(job(JobStatus.DONE, rows_read=500, rows_estimate=2_000, updated_ms=6_000, finished_ms=11_000))
+    part = replace(line, rows_read=50, where="price > 100")
+    assert (rows_done(line), rows_done(part)) == ("500 of ~2,000", "50 in 25% of the table")
+    few = job(JobStatus.READING, rows_read=0, rows_seen=500, rows_estimate=2_000, updated_ms=6_000, where="price > 100")
+    assert (job_line(few).rows_per_s, job_line(few).eta_s) == (None, 15.0), "no row fulfils its condition so far"
+    done = job_line(
+        job(JobStatus.DONE, rows_read=500, rows_seen=500, rows_estimate=2_000, updated_ms=6_000, finished_ms=11_000)
+    )
     assert (done.rows_per_s, done.eta_s, done.finished_at) == (50.0, None, "1970-01-01T00:00:11.000Z")
     assert job_line(job(JobStatus.WAITING)).rows_per_s is None
 
