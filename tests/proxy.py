@@ -57,8 +57,12 @@ class SilentProxy:
         self._acceptor = self._listen()
 
     def close(self) -> None:
-        """Close all."""
-        for each in [self._listener, *self._sockets]:
+        """Close all; what is being accepted just now too."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._acceptor.join()
+        for each in self._sockets:
             each.close()
 
     def _shut_down(self) -> None:

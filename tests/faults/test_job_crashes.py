@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ from MySQLdb.connections import Connection
 from servers.kafka import KafkaServer
 from servers.mysql import MysqlServer
 from tests import oracle
-from tests.helpers import ServiceAddresses, connected, execute, wait_until
+from tests.helpers import ServiceAddresses, connected, execute, unique_name, wait_until
 from tests.processes import Pipeline, pipeline
 from tests.topics import read_topics
 
 ROWS = 3_000
-SLOW = {"jobs": {"rows_per_s": 600, "connections": 3}}
+SLOW = {"jobs": {"rows_per_s": 1_000, "connections": 3}}
 SMALL_SHARDS = ("tests.faults.small_shards", "150")
 _BOOKS = "CREATE TABLE books (id INT PRIMARY KEY, title VARCHAR(60), stock INT NOT NULL DEFAULT 0)"
 _FILL = (
@@ -47,16 +46,18 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     server.stop()
 
 
-@pytest.fixture
-def shop(services: ServiceAddresses, mysql: MysqlServer, kafka: KafkaServer, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline that has followed 3,000 books to their end, with a job under way that has read a fifth of them."""
+@pytest.fixture(scope="module")
+def shop(
+    services: ServiceAddresses, mysql: MysqlServer, kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pipeline]:
+    """A pipeline that has followed 3,000 books to their end."""
     own = replace(
         services,
         source_url=mysql.root_url,
         source_root_url=mysql.root_url,
         bootstrap_servers=kafka.bootstrap_servers,
     )
-    with pipeline(own, tmp_path, SLOW) as made:
+    with pipeline(own, tmp_path_factory.mktemp("shop"), SLOW) as made:
         with made.source() as source:
             execute(source, _BOOKS)
             execute(source, "SET SESSION cte_max_recursion_depth = 100000")
@@ -65,24 +66,31 @@ def shop(services: ServiceAddresses, mysql: MysqlServer, kafka: KafkaServer, tmp
         made.start("worker")
         made.wait_followed("books")
         made.wait()
-        assert made.run("snapshot", f"{made.database}.books", "--id", "cut").returncode == 0
-        made.until(lambda: _rows_read(made) > ROWS // 5, 30, "a fifth of the rows")
         yield made
 
 
-def _rows_read(shop: Pipeline) -> int:
-    states = shop.job_states("cut")
+@pytest.fixture
+def job(shop: Pipeline) -> str:
+    """The name of a job that is under way and has read a fifth of the rows."""
+    name = unique_name("job")
+    assert shop.run("snapshot", f"{shop.database}.books", "--id", name).returncode == 0
+    shop.until(lambda: _rows_read(shop, name) > ROWS // 5, 30, "a fifth of the rows")
+    return name
+
+
+def _rows_read(shop: Pipeline, job: str) -> int:
+    states = shop.job_states(job)
     return int(states[-1]["rows_read"]) if states else 0
 
 
-def must_end_as_if_nothing_had_been(shop: Pipeline, rows_read: int) -> dict[str, Any]:
+def must_end_as_if_nothing_had_been(shop: Pipeline, job: str, rows_read: int) -> dict[str, Any]:
     """The job was cut off after ``rows_read``; it ends, has read no row twice, and both sides are equal."""
-    words = ("snapshot", f"{shop.database}.books", "--id", "cut", "--wait", "--json")
+    words = ("snapshot", f"{shop.database}.books", "--id", job, "--wait", "--json")
     done = shop.run(*words, timeout_s=60)
     assert done.returncode == 0, done.stderr
     receipt: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["receipt"]
     shop.must_run()
-    states = shop.job_states("cut")
+    states = shop.job_states(job)
     assert ROWS // 5 < rows_read < ROWS, "it was cut off in its midst"
     read = [state["rows_read"] for state in states]
     assert read == sorted(read), "the job has gone back"
@@ -90,8 +98,9 @@ def must_end_as_if_nothing_had_been(shop: Pipeline, rows_read: int) -> dict[str,
     assert receipt["rows_written"] == receipt["rows_published"] == ROWS - receipt["rows_dropped"]
     shop.wait()
     events = read_topics(shop.addresses.bootstrap_servers, [shop.topic("books")])
-    rows = [event for event in events if event.op == "r" and event.value and event.value["source"]["row"] >= ROWS]
-    assert len(rows) == receipt["rows_published"], "the first read's rows have smaller numbers"
+    numbers = range(states[-1]["first_row"], states[-1]["first_row"] + ROWS)
+    rows = [event for event in events if event.op == "r" and event.value and event.value["source"]["row"] in numbers]
+    assert len(rows) == receipt["rows_published"]
     assert not [key for key, count in Counter(event.key_bytes for event in rows).items() if count > 1]
     oracle.report(oracle.broken_histories(events, complete=False))
     with shop.source() as source, shop.sink() as sink:
@@ -100,43 +109,44 @@ def must_end_as_if_nothing_had_been(shop: Pipeline, rows_read: int) -> dict[str,
     return receipt
 
 
-def test_rule_j4_the_source_crashes(shop: Pipeline, mysql: MysqlServer) -> None:
+def test_rule_j4_the_source_crashes(shop: Pipeline, job: str, mysql: MysqlServer) -> None:
     mysql.kill()
-    rows_read = _rows_read(shop)
+    rows_read = _rows_read(shop, job)
     mysql.start()
     with shop.source() as source:
         execute(source, "UPDATE books SET stock = stock + 1 WHERE id % 3 = 0")
-    must_end_as_if_nothing_had_been(shop, rows_read)
+    must_end_as_if_nothing_had_been(shop, job, rows_read)
 
 
-def test_rule_j4_the_broker_crashes(shop: Pipeline, kafka: KafkaServer) -> None:
+def test_rule_j4_the_broker_crashes(shop: Pipeline, job: str, kafka: KafkaServer) -> None:
     kafka.kill()
     with shop.source() as source:
         execute(source, "UPDATE books SET stock = stock + 1 WHERE id % 3 = 0")
     kafka.start()
-    rows_read = wait_until(lambda: _rows_read(shop), 30, "the broker to answer")
-    must_end_as_if_nothing_had_been(shop, rows_read)
+    rows_read = wait_until(lambda: _rows_read(shop, job), 30, "the broker to answer")
+    must_end_as_if_nothing_had_been(shop, job, rows_read)
 
 
-def test_rule_j2_connections_are_lost_in_their_windows(shop: Pipeline) -> None:
+def test_rule_j2_connections_are_lost_in_their_windows(shop: Pipeline, job: str) -> None:
     """The shards wait for a table's lock; their windows stay open, with what was written before and after the loss."""
     with shop.source() as source, connected(shop.addresses.source_root_url) as root:
         execute(source, "LOCK TABLES books WRITE")
         waiting = wait_until(lambda: _waiting(root, least=3), 30, "shards that wait for the lock")
-        rows_read = _rows_read(shop)
+        rows_read = _rows_read(shop, job)
         execute(source, "UPDATE books SET stock = stock + 1")
         for session in waiting:
             execute(root, f"KILL {session}")
         wait_until(lambda: _others(_waiting(root, least=3), waiting), 30, "the shards to be read on new connections")
         execute(source, "UPDATE books SET title = 'after the loss' WHERE id % 2 = 0")
         execute(source, "UNLOCK TABLES")
-    receipt = must_end_as_if_nothing_had_been(shop, rows_read)
+    receipt = must_end_as_if_nothing_had_been(shop, job, rows_read)
     assert receipt["rows_dropped"] > 0, "nothing was written in the windows"
 
 
 def _waiting(root: Connection, least: int) -> list[int]:
     """The sessions that wait for a table's lock, where there are so many."""
-    found = execute(root, "SELECT id FROM information_schema.processlist WHERE state LIKE 'Waiting for table%%'", ())
+    waits = "SELECT processlist_id FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for table%'"
+    found = execute(root, waits)
     return [number for (number,) in found] if len(found) >= least else []
 
 

@@ -84,7 +84,10 @@ def test_rule_w2_what_others_stored_while_a_worker_started_is_no_loss(
     wait_until(lambda: len(latest_workers(counted)) == 1, SOON_S, "work")
     assert execute(counted, "SELECT GET_LOCK(%s, 20)", (lock_name(stage, stage.topics[0]),)) == [(1,)]
     second = stage.start_worker()
-    waits = f"SELECT 1 FROM information_schema.processlist WHERE db = '{stage.schema}' AND state = 'User lock'"
+    waits = (
+        "SELECT 1 FROM performance_schema.threads"
+        f" WHERE processlist_db = '{stage.schema}' AND processlist_state = 'User lock'"
+    )
     wait_until(lambda: execute(counted, waits), SOON_S, "the second worker to wait for the lock")
     ends = stage.log_ends()
     wait_until(lambda: beyond(stage.progress(counted), ends), SOON_S, "the sink to go beyond those ends")
