@@ -24,7 +24,7 @@ from bench.books import SteadyWriter, fill_large, steady_writes
 from bench.stand import Stand, cpu_s, log_of, until
 
 COMMAND = ".venv/bin/python -m bench.reread"
-_SEEDS = (1, 2)
+_SEEDS = (1, 2, 3, 4)
 
 
 class Rereads:

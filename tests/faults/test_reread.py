@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 KILLED_AT = (0.1, 0.4, 0.7)
 """The parts of the rows that are read when the reader dies."""
 SPOILT = 10
+WRITERS = 4
 _JOB = "again"
 
 
@@ -60,7 +61,8 @@ def read_again(addresses: ServiceAddresses, directory: Path, play: Play) -> None
         _followed(shop, play)
         _spoil(shop)
         writers = [
-            SteadyWriter(shop.connect_source(), play.rows, play.writes_per_s / 2, "books", seed) for seed in (1, 2)
+            SteadyWriter(shop.connect_source(), play.rows, play.writes_per_s / WRITERS, "books", seed)
+            for seed in range(WRITERS)
         ]
         with steady_writes(writers):
             begin_s = time.time()
