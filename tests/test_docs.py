@@ -197,15 +197,28 @@ def test_the_figures_say_how_durable_their_servers_were() -> None:
 # ---- what the README tells to type ----
 
 
+MEASURED = {
+    "bench.ours": (r"(binlog to topic|topic to sink), (bulk|oltp) +│ +1,000 │ +[\d.]+ │ +[1-9][\d,]* │", 4),
+    "bench.reread": (
+        r"(Debezium|Rowflow), into (Kafka|results) +│ +([1-9]?)[\d,]* │ +[1-9],\d+ │ +[\d.]+ │ +[1-9][\d,]* │",
+        6,
+    ),
+}
+"""What each prints of its figures, and how many of them."""
+
+
 @pytest.mark.soak
-def test_the_line_that_repeats_the_figures_runs(tmp_path: Path) -> None:
-    """With few rows: all of it is there, in a minute and half a minute of CPU.  Files go into .local of where one stands."""
-    (line,) = re.findall(r"`(\S+/python -m bench\S*[^`]*)`", section(README, "Figures"))
-    line = re.sub(r"--rows \d+$", "--rows 1000", line).replace(".venv/bin/", f"{Path(sys.executable).parent}/")
-    assert line.endswith("--rows 1000")
-    printed = paste(line, tmp_path, COLUMNS="120")
-    measured = re.findall(r"(binlog to topic|topic to sink), (bulk|oltp) +│ +1,000 │ +[\d.]+ │ +[1-9][\d,]* │", printed)
-    assert len(set(measured)) == 4, printed
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("module", MEASURED)
+def test_the_lines_that_repeat_the_figures_run(module: str, tmp_path: Path) -> None:
+    """With few rows: all of it is there, in a minute or two.  Files go into .local of where one stands."""
+    (line,) = re.findall(rf"`(\S+/python -m {module}[^`]*)`", section(README, "Figures"))
+    line = re.sub(r"( --rows \d+)?$", " --rows 1000", line, count=1).replace(
+        ".venv/bin/", f"{Path(sys.executable).parent}/"
+    )
+    printed = paste(line, tmp_path, COLUMNS="140")
+    pattern, figures = MEASURED[module]
+    assert len(set(re.findall(pattern, printed))) == figures, printed
 
 
 @pytest.mark.timeout(240)
