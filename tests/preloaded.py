@@ -22,6 +22,11 @@ from typing import Protocol
 
 _COMMANDS = ("reader", "worker", "wait", "snapshot", "jobs", "check", "status", "read")
 _CONTEXT = multiprocessing.get_context("forkserver")
+_ONE_AT_A_TIME = threading.Lock()
+"""The library reads an exit code from a pipe, once: a second thread beside it would find the pipe's end, and say 255.
+
+It asks all processes for theirs whenever one is started.
+"""
 _CONTEXT.set_forkserver_preload([__name__, *(f"rowflow.commands.{command}" for command in _COMMANDS)])
 
 
@@ -56,15 +61,14 @@ class Forked:
         self._process = _CONTEXT.Process(
             target=_run, args=(self._line, str(directory), dict(environment), str(output), str(errors or output))
         )
-        self._lock = threading.Lock()
-        self._process.start()
+        with _ONE_AT_A_TIME:
+            self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
-        # The library reads the code from a pipe, once: a second thread beside it would find the pipe's end, and say 255.
-        with self._lock:
+        with _ONE_AT_A_TIME:
             return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
