@@ -16,11 +16,11 @@ from pathlib import Path
 from subprocess import Popen
 from urllib.parse import unquote, urlsplit
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from bench.stand import DIRECTORY, Stand, log_of, started, until
+from bench.stand import DIRECTORY, Stand, log_of, reading, started, until
 from servers.kafka_files import java
 from servers.maven import Jars
 from servers.ports import free_port
@@ -58,7 +58,7 @@ class Debezium:
 
     def _notified(self, kind: str) -> int:
         """When this snapshot's notification of a kind was written, in ms."""
-        with _reading(self._bootstrap_servers, {(_NOTIFICATIONS, 0): OFFSET_BEGINNING}) as consumer:
+        with reading(self._bootstrap_servers, {(_NOTIFICATIONS, 0): OFFSET_BEGINNING}) as consumer:
 
             def look() -> int:
                 for message in consumer.consume(100, timeout=0.2):
@@ -151,19 +151,9 @@ def _properties(name: str, settings: dict[str, str]) -> Path:
     return file
 
 
-@contextmanager
-def _reading(bootstrap_servers: str, places: dict[tuple[str, int], int]) -> Iterator[Consumer]:
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "bench", "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in places.items()])
-    try:
-        yield consumer
-    finally:
-        consumer.close()
-
-
 def _ends(bootstrap_servers: str, topic: str) -> dict[tuple[str, int], int]:
     """Where the partitions of a topic end."""
-    with _reading(bootstrap_servers, {}) as consumer:
+    with reading(bootstrap_servers, {}) as consumer:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         return {
             (topic, number): consumer.get_watermark_offsets(TopicPartition(topic, number))[1] for number in partitions
@@ -176,7 +166,7 @@ def _count(
     """How many values of a topic count, from some offsets to its present end."""
     found = 0
     left = {place: end for place, end in _ends(bootstrap_servers, topic).items() if end > begins[place]}
-    with _reading(bootstrap_servers, {place: begins[place] for place in left}) as consumer:
+    with reading(bootstrap_servers, {place: begins[place] for place in left}) as consumer:
         while left:
             for message in consumer.consume(10_000, timeout=1.0):
                 place = (message.topic() or "", message.partition() or 0)

@@ -12,10 +12,11 @@ import argparse
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from MySQLdb.connections import Connection
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.books import fill_bulk, fill_oltp
-from bench.stand import PREFIX, TOPIC, Stand, cpu_s, log_of, place, until
+from bench.stand import PREFIX, TOPIC, Stand, cpu_s, log_of, place, reading, until
 
 COMMAND = ".venv/bin/python -m bench.ours"
 
@@ -49,14 +50,13 @@ class Bench:
         self._last_position = ("", 0)
         bootstrap_servers = stand.services.kafka.bootstrap_servers
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-        self._positions = Consumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": "bench", "enable.auto.commit": False}
-        )
-        self._positions.assign([TopicPartition(f"{PREFIX}.__positions", 0, OFFSET_BEGINNING)])
+        self._open = ExitStack()
+        positions = {(f"{PREFIX}.__positions", 0): OFFSET_BEGINNING}
+        self._positions = self._open.enter_context(reading(bootstrap_servers, positions))
 
     def close(self) -> None:
         """Let go of Kafka."""
-        self._positions.close()
+        self._open.close()
 
     def workload(self, name: str, rows: int, fill: Callable[[Connection, int], None]) -> None:
         """Fill the binlog while nothing reads it, then measure both parts of the way; at the end all is in the sink."""

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from confluent_kafka import OFFSET_BEGINNING
 from rich.console import Console
 from rich.table import Table
 
 from bench import debezium
 from bench.books import SteadyWriter, fill_large, steady_writes
-from bench.stand import Stand, cpu_s, log_of, until
+from bench.stand import PREFIX, Stand, cpu_s, log_of, reading, until
 
 COMMAND = ".venv/bin/python -m bench.reread"
 _SEEDS = (1, 2, 3, 4)
@@ -82,13 +83,22 @@ class Rereads:
             return {**found, "seconds": time.monotonic() - begin_s}
         job_id = f"again-{self.table.row_count}"
         self.stand.run("snapshot", "shop.books", "--id", job_id)
-        done = until(lambda: self._done(job_id), "the job")
+        self._until_done(job_id)
+        jobs = map(json.loads, self.stand.run("jobs", "--json").splitlines())
+        done = next(job for job in jobs if job["id"] == job_id)
         begin, end = (datetime.fromisoformat(done[name]) for name in ("started_at", "finished_at"))
         return {**done, "seconds": (end - begin).total_seconds()}
 
-    def _done(self, job_id: str) -> dict[str, Any]:
-        jobs = map(json.loads, self.stand.run("jobs", "--json").splitlines())
-        return next((job for job in jobs if job["id"] == job_id and job["status"] == "done"), {})
+    def _until_done(self, job_id: str) -> None:
+        """Return when the job is done; its own topic is looked at, for a command takes CPU that the reader could have."""
+        jobs = {(f"{PREFIX}.__jobs", 0): OFFSET_BEGINNING}
+        with reading(self.stand.services.kafka.bootstrap_servers, jobs) as consumer:
+
+            def is_done() -> bool:
+                states = [json.loads(message.value() or b"{}") for message in consumer.consume(100, timeout=0.2)]
+                return any(state.get("id") == job_id and state.get("status") == "done" for state in states)
+
+            until(is_done, "the job")
 
     @contextmanager
     def _written(self, rows_per_s: float) -> Iterator[Callable[[], float]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import MySQLdb
+from confluent_kafka import Consumer, TopicPartition
 from MySQLdb.connections import Connection
 
 from servers.services import Services
@@ -107,6 +108,17 @@ def started(commands: dict[str, list[str]], names: Sequence[str] = ()) -> Iterat
             program.send_signal(signal.SIGTERM)
         for program in programs:
             program.wait(30)
+
+
+@contextmanager
+def reading(bootstrap_servers: str, places: dict[tuple[str, int], int]) -> Iterator[Consumer]:
+    """A consumer of topics' partitions from some offsets on."""
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "bench", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in places.items()])
+    try:
+        yield consumer
+    finally:
+        consumer.close()
 
 
 def log_of(name: str) -> Path:
