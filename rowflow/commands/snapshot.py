@@ -50,7 +50,7 @@ JOB_ID_LENGTH_MAX = 100
     "--shards",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Cut each table into N shards at least; else they are as large as is good.",
+    help="Cut each table into about N shards, by the server's estimate of its rows; else they are as large as is good.",
 )
 @click.option("--yes", is_flag=True, help="Don't ask before starting over.")
 @click.option("--id", "job_id", metavar="ID", help="The job's name; asked twice under one name, it runs once.")
