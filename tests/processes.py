@@ -190,6 +190,14 @@ class Pipeline:
             logs = "\n".join(f"--- {program.name}:\n{program.tail(12)}" for program in self.programs)
             raise AssertionError(f"wait ended with {done.returncode}: {done.stderr}\n{logs}")
 
+    def receipt(self, table: str, *arguments: str, timeout_s: float = 60.0) -> dict[str, Any]:
+        """The receipt of ``rowflow snapshot TABLE ARGUMENTS``, which must succeed; one asked for by its ``--id`` runs once."""
+        words = ("snapshot", f"{self.database}.{table}", *arguments, "--wait", "--json")
+        done = self.run(*words, timeout_s=timeout_s)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["receipt"]
+        return found
+
     def of(self, command: str) -> list[Program]:
         """The running processes of a command, oldest first."""
         return [program for program in self.programs if program.running and program.name.startswith(f"{command}-")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -67,7 +66,8 @@ def read_again(addresses: ServiceAddresses, directory: Path, play: Play) -> None
         with steady_writes(writers):
             begin_s = time.time()
             _ask_and_kill(shop, play)
-            receipt = _receipt(shop, play)
+            # Asked for once more under its name, the job is not run once more: the answer is how it ends.
+            receipt = shop.receipt("books", "--id", _JOB, timeout_s=play.timeout_s)
             end_s = time.time()
         shop.wait(play.timeout_s)
         log.info("%s\nin %.1f s with its deaths, the sink part, and the looks of this test", receipt, end_s - begin_s)
@@ -119,15 +119,6 @@ def _has_read(shop: Pipeline, least: float) -> bool:
     return bool(states) and states[-1]["rows_read"] > least
 
 
-def _receipt(shop: Pipeline, play: Play) -> dict[str, Any]:
-    """Asked for once more under its name, the job is not run once more: the answer is how it ends."""
-    words = ("snapshot", f"{shop.database}.books", "--id", _JOB, "--wait", "--json")
-    done = shop.run(*words, timeout_s=play.timeout_s)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["receipt"]
-    return found
-
-
 def _must_be_complete(receipt: dict[str, Any], play: Play) -> None:
     assert receipt["rows_read"] == receipt["rows_published"] + receipt["rows_dropped"]
     assert receipt["rows_read"] > play.rows * 0.9
@@ -152,10 +143,7 @@ def _a_tenth(shop: Pipeline, play: Play) -> None:
     """A part of the table: its spoilt rows are mended, the others are not touched."""
     with shop.source() as source, shop.sink() as sink:
         execute(sink, "UPDATE books SET title = 'spoilt' WHERE id % 97 = 0")
-        words = ("snapshot", f"{shop.database}.books", "--where", "id % 10 = 0", "--wait", "--json")
-        done = shop.run(*words, timeout_s=play.timeout_s)
-        assert done.returncode == 0, done.stderr
-        receipt = json.loads(done.stdout.splitlines()[-1])["receipt"]
+        receipt = shop.receipt("books", "--where", "id % 10 = 0", timeout_s=play.timeout_s)
         log.info("%s", receipt)
         assert receipt["rows_read"] == execute(source, "SELECT COUNT(*) FROM books WHERE id % 10 = 0")[0][0]
         left = execute(sink, "SELECT id FROM books WHERE title = 'spoilt' ORDER BY id")

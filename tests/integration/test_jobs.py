@@ -50,9 +50,7 @@ def asked(shop: Pipeline, *arguments: str, code: int = 0) -> CompletedProcess[st
 
 
 def receipt(shop: Pipeline, *arguments: str) -> dict[str, Any]:
-    lines = asked(shop, *arguments, "--wait", "--json").stdout.splitlines()
-    found: dict[str, Any] = json.loads(lines[-1])["receipt"]
-    return found
+    return shop.receipt("books", *arguments)
 
 
 def listed(shop: Pipeline) -> dict[str, dict[str, Any]]:
